@@ -1,0 +1,1 @@
+"""Everything that runs: the microkernel and the actors on it."""

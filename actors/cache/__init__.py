@@ -1,0 +1,1 @@
+"""The radix tree and the pages of the KV pool."""

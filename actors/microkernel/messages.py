@@ -1,0 +1,50 @@
+"""What a node's root understands. Its name is ``root``."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sgl_actors.actors.microkernel.wire import Message
+
+
+class ListActors(Message):
+    """Call, answered by `Actors`."""
+
+
+class ActorRow(msgspec.Struct, frozen=True):
+    """One supervised actor, or a client's. `mailbox` counts waiting messages, `rss` is bytes of its process."""
+
+    address: str
+    state: str
+    epoch: int
+    restarts: int
+    mailbox: int
+    pid: int
+    rss: int
+    process: str = ""
+    statistics: dict[str, float] = {}
+
+
+class Actors(Message):
+    """All actors, in the order they were started; `node` holds the node's own facts."""
+
+    rows: list[ActorRow]
+    ready: bool
+    draining: bool = False
+    uptime: float = 0.0
+
+
+class RestartActor(Message):
+    """Call, answered by `Done` when the new incarnation is up; `InvalidRequest` for an unknown name."""
+
+    name: str
+
+
+class StopNode(Message):
+    """Call, answered by `Done` at once; the node drains and ends."""
+
+    drain: float = 10.0
+
+
+class Done(Message):
+    """It happened."""

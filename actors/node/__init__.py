@@ -1,0 +1,1 @@
+"""What a node consists of: node.toml to a supervision tree, and the client's side of it."""

@@ -1,0 +1,1 @@
+"""Program streams: the interpreter as actors; fork spawns, join collects."""

@@ -1,0 +1,1 @@
+"""Continuous batching: which request computes what in the next step."""

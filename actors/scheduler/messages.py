@@ -1,0 +1,148 @@
+"""What the scheduler understands and answers. The tokenizer asks; the scheduler alone ends requests."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sgl_actors.actors.microkernel.wire import Message
+from sgl_actors.actors.worker.messages import Logprobs, ModelInfo, Sampling, TokenLogprob
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[scheduler]` of node.toml.
+
+    Attributes:
+        policy: order of admission; "fcfs".
+        max_batch: most sequences in a step.
+        chunk: most prompt tokens in a step (chunked prefill).
+        queue: most requests waiting; more are refused with `overloaded`.
+        timeout: seconds a request may take when it states no deadline itself.
+    """
+
+    policy: str = "fcfs"
+    max_batch: int = 32
+    chunk: int = 512
+    queue: int = 1024
+    timeout: float = 600.0
+
+
+class Sequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One request in token ids.
+
+    Attributes:
+        id: chosen by the asker, unique. Submitting a live id again re-attaches to it (progress is sent anew from `len(output)` on).
+        prompt: token ids, at least one.
+        max_tokens: output tokens at most; 0 computes the prompt only (fills the cache, prompt log probabilities).
+        output: tokens that the asker has already (a re-submission after a fault); they count towards max_tokens.
+        timeout: seconds it may take from now; 0 for no limit.
+        tenant: cache namespace.
+        program: program id for the logs.
+        trace: trace id for the logs.
+        priority: unused by first-come order; higher goes first where a policy knows it.
+    """
+
+    id: str
+    prompt: list[int]
+    max_tokens: int
+    sampling: Sampling
+    logprobs: Logprobs = Logprobs()
+    output: list[int] = []
+    timeout: float = 0.0
+    tenant: str = "default"
+    program: str = ""
+    trace: str = ""
+    priority: int = 0
+
+
+class Submit(Message):
+    """Cast. Enter requests; every one of them ends in exactly one `Update` with `finish`, sent to the caster."""
+
+    sequences: list[Sequence]
+
+
+class Finish(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Why a request ended.
+
+    Attributes:
+        reason: "stop" (end token or stop string), "length", "abort" (cancelled, deadline), "error".
+        matched: end token id or stop string.
+        code: error code of `sgl_actors.errors` for abort and error.
+        message: for people.
+    """
+
+    reason: str
+    matched: int | str | None = None
+    code: str = ""
+    message: str = ""
+
+
+class Update(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Progress of one request since the last update.
+
+    Attributes:
+        id: the request.
+        first_index: position of token_ids[0] among all its output tokens.
+        token_ids: new output tokens (an end token that matched is included).
+        logprobs: one per token if asked for.
+        prompt_logprobs: new ones since the last update, if asked for.
+        cached: leading prompt tokens whose KV came from the cache (as of its first admission).
+        finish: set in its last update.
+    """
+
+    id: str
+    first_index: int
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] = []
+    prompt_logprobs: list[TokenLogprob] = []
+    cached: int = 0
+    finish: Finish | None = None
+
+
+class Progress(Message):
+    """Cast to whoever submitted: one message per step and submitter."""
+
+    updates: list[Update]
+
+
+class Stop(Message):
+    """Cast by the tokenizer: a stop string was completed by output token number `keep_tokens`; later ones do not count."""
+
+    id: str
+    keep_tokens: int
+    matched: str
+
+
+class Abort(Message):
+    """Cast. End requests now; unknown ids are remembered until they would arrive. Empty `ids` and `all`: every request."""
+
+    ids: list[str]
+    all: bool = False
+
+
+class FlushCache(Message):
+    """Call, answered by `Flushed`; refused (`done` false) while requests run or wait."""
+
+
+class Flushed(Message):
+    """Whether the tree was emptied, and how many requests stood in the way."""
+
+    done: bool
+    busy: int = 0
+
+
+class DescribeModel(Message):
+    """Call, answered by the worker's `ModelInfo`; `NotReady` until a worker is up."""
+
+
+class Drain(Message):
+    """Call, answered by `Drained` when no request is left; new ones are refused with `not_ready` meanwhile."""
+
+
+class Drained(Message):
+    """Nothing is in flight."""
+
+
+__all__ = [
+    "Abort", "DescribeModel", "Drain", "Drained", "Finish", "FlushCache", "Flushed", "Logprobs", "ModelInfo", "Progress",
+    "Sampling", "Sequence", "Stop", "Submit", "TokenLogprob", "Update",
+]  # fmt: skip

@@ -1,0 +1,165 @@
+"""The door to a node: programs, the gateway and the CLI all enter with `Generate`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sgl_actors.actors.microkernel.wire import Message
+from sgl_actors.actors.scheduler.messages import Finish
+from sgl_actors.actors.worker.messages import TokenLogprob
+
+
+class ChatMessage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One turn of a chat: role as the template knows it (system, user, assistant, …) and its text."""
+
+    role: str
+    content: str
+
+
+class SamplingOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What the asker may say about sampling; meaning and ranges as in `worker.messages.Sampling`.
+
+    Attributes:
+        max_tokens: None for as many as the context leaves.
+        stop: strings that end the output and are trimmed from it.
+        stop_token_ids: ids that end the output.
+        ignore_eos: go on after the model's end token.
+        no_stop_trim: leave the matched stop string in the text.
+        seed: None draws one; it is reported in no answer, the asker should draw its own to be able to repeat.
+        skip_special_tokens: leave special tokens out of the text.
+    """
+
+    max_tokens: int | None = 128
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    no_stop_trim: bool = False
+    skip_special_tokens: bool = True
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+
+
+class Generate(Message):
+    """Stream of `Chunk`, the last one with `finish`. Exactly one of text, input_ids, messages.
+
+    Attributes:
+        id: unique; a retry after a fault carries the same id and the output ids received so far in `output`.
+        text: prompt, tokenised as it is (special tokens in it are recognised, none are added).
+        input_ids: prompt in token ids.
+        messages: chat; rendered with the model's template, plus the generation prompt unless `continue_final`.
+        continue_final: the last message is an assistant's and is to be continued.
+        logprobs: report output tokens' log probabilities.
+        top_logprobs: and that many alternatives.
+        prompt_logprobs_start: report the prompt's from this index on; -1 for none.
+        output: output ids that the asker has already.
+        tenant: cache namespace, set by whoever authenticated the asker.
+        program: program id for logs.
+    """
+
+    id: str
+    text: str | None = None
+    input_ids: list[int] | None = None
+    messages: list[ChatMessage] | None = None
+    continue_final: bool = False
+    sampling: SamplingOptions = SamplingOptions()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs_start: int = -1
+    output: list[int] = []
+    tenant: str = "default"
+    program: str = ""
+
+
+class Chunk(Message):
+    """What a request produced since its last chunk. Chunks merge when the asker is slow.
+
+    Attributes:
+        first_index: position of token_ids[0] among all output tokens; an asker drops what it has by it.
+        token_ids: new output tokens.
+        text: new text; whole characters only, and nothing that may still turn out to begin a stop string.
+        logprobs: one per token, if asked for.
+        prompt_tokens: length of the prompt.
+        cached_tokens: how many of them came from the cache.
+        prompt_logprobs: all of them in the first chunk, if asked for.
+        finish: set in the last chunk.
+        completion_tokens: output tokens so far that count (to the token that completed the stop).
+        prompt_ids: prompt token ids, in the first chunk only.
+    """
+
+    first_index: int
+    token_ids: list[int]
+    text: str
+    logprobs: list[TokenLogprob] = []
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob] = []
+    finish: Finish | None = None
+    completion_tokens: int = 0
+    prompt_ids: list[int] = []
+
+
+class Tokenize(Message):
+    """Call, answered by `TokenIds`. Exactly one of text, messages."""
+
+    text: str | None = None
+    messages: list[ChatMessage] | None = None
+    add_special_tokens: bool = False
+    add_generation_prompt: bool = True
+    continue_final: bool = False
+
+
+class TokenIds(Message):
+    """Ids, and the rendered text they come from."""
+
+    token_ids: list[int]
+    text: str
+
+
+class Detokenize(Message):
+    """Call, answered by `Text`, or `Texts` when `each` is set (one piece per token)."""
+
+    token_ids: list[int]
+    skip_special_tokens: bool = False
+    each: bool = False
+
+
+class Text(Message):
+    """Decoded text; bytes that are no valid UTF-8 appear as U+FFFD."""
+
+    text: str
+
+
+class Texts(Message):
+    """The text of each token by itself and its raw bytes."""
+
+    pieces: list[str]
+    raw: list[bytes]
+
+
+class DescribeTokenizer(Message):
+    """Call, answered by `TokenizerInfo`."""
+
+
+class TokenizerInfo(Message):
+    """What lm-eval and others ask for."""
+
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+    vocabulary: int
+
+
+class Cancel(Message):
+    """Cast. Abort by request id (a client that closes its stream needs no such message). Empty and `all`: everything."""
+
+    ids: list[str]
+    all: bool = False

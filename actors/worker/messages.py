@@ -1,0 +1,219 @@
+"""What the worker understands and answers. It talks to the scheduler alone.
+
+A worker keeps, per sequence, its token ids, its pages and its sampling state; a `Step` carries only what changed.
+Tokens it samples are appended to the sequence by the worker itself and reported in `StepDone`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sgl_actors.actors.microkernel.wire import Message
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[model]` of node.toml.
+
+    Attributes:
+        path: a .gguf file, a Hugging Face folder with safetensors, or a name known to `sgl-actors models`.
+        served_name: name that requests use; by default made from the path.
+        dtype: compute type: "auto" (fp32 on a CPU, bf16 on a GPU), "float32", "bfloat16", "float16".
+        device: "auto", "cpu", "cuda", "cuda:1".
+        threads: compute threads; 0 for one per core.
+        context: most tokens per sequence; 0 for what the checkpoint states.
+    """
+
+    path: str = "smollm2"
+    served_name: str = ""
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int = 0
+    context: int = 0
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """How the next token of one sequence is chosen. Defaults leave the distribution as it is.
+
+    Attributes:
+        seed: with the position it fixes the random draw: a token is a pure function of (logits, seed, position).
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        top_k: number of candidates kept, -1 for all.
+        min_p: least probability relative to the most likely token, in [0, 1].
+        frequency_penalty: subtracted per occurrence among the output tokens.
+        presence_penalty: subtracted once for each token among the output tokens.
+        repetition_penalty: divides positive, multiplies negative logits of tokens in prompt or output; 1 is off.
+        min_tokens: end tokens are forbidden before that many output tokens.
+        end_ids: token ids that end the sequence (eos unless ignored, and stop token ids).
+        logit_bias: (token id, value added to its logit).
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
+    end_ids: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class Logprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Which log probabilities (natural log, of the unmodified model distribution at temperature 1) are wanted.
+
+    Attributes:
+        output: report each sampled token's.
+        top: and the `top` most likely alternatives, for output tokens and for the prompt if `prompt_start` >= 0.
+        prompt_start: report prompt tokens from this index on; -1 for none. Index 0 has no value (null).
+    """
+
+    output: bool = False
+    top: int = 0
+    prompt_start: int = -1
+
+
+class Describe(Message):
+    """Ask for `ModelInfo`."""
+
+
+class ModelInfo(Message):
+    """What is loaded and how large the KV pool is.
+
+    Attributes:
+        served_name: name that requests use.
+        path: file or folder the weights came from.
+        architecture: such as "LlamaForCausalLM".
+        context: most tokens of a sequence, prompt and output together.
+        vocabulary: rows of the output head.
+        eos_ids: ids that end generation unless ignored.
+        pages: size of the KV pool in pages.
+        page_size: tokens per page.
+        bytes_per_token: KV bytes of one token.
+        dtype: compute type, such as "float32".
+        device: such as "cpu".
+        threads: compute threads.
+    """
+
+    served_name: str
+    path: str
+    architecture: str
+    context: int
+    vocabulary: int
+    eos_ids: tuple[int, ...]
+    pages: int
+    page_size: int
+    bytes_per_token: int
+    dtype: str
+    device: str
+    threads: int
+
+
+class NewSequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A sequence that enters the batch.
+
+    Attributes:
+        seq: number chosen by the scheduler, unique while the sequence lives.
+        token_ids: prompt and any output it already has.
+        prompt_length: how many of them are prompt.
+        cached: how many leading tokens have their KV in `pages` already; less than len(token_ids).
+        pages: pages in order; token i lives in pages[i // page_size], slot i % page_size.
+    """
+
+    seq: int
+    token_ids: list[int]
+    prompt_length: int
+    cached: int
+    pages: list[int]
+    sampling: Sampling
+    logprobs: Logprobs = Logprobs()
+
+
+class Work(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One sequence's share of a step.
+
+    Attributes:
+        seq: the sequence.
+        count: how many of its next tokens without KV are run (a prefill chunk; 1 when decoding).
+        pages: pages appended to the sequence before running.
+        sample: sample a token after the last one run and append it to the sequence; only legal when
+            no known token is left without KV.
+    """
+
+    seq: int
+    count: int = 1
+    pages: tuple[int, ...] = ()
+    sample: bool = True
+
+
+class Step(Message):
+    """One forward pass, as a change of the batch that the worker holds.
+
+    Attributes:
+        epoch: incarnation of the batch; a worker that holds another one answers `NeedFull`.
+        number: counts up by one; steps run in order.
+        end: sequences to forget, before the step runs.
+        start: sequences to add, before the step runs.
+        work: what to run; may be empty (only forget).
+    """
+
+    epoch: int
+    number: int
+    end: list[int]
+    start: list[NewSequence]
+    work: list[Work]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Log probability of one token; `logprob` is None for the first token of a sequence."""
+
+    token_id: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class SequenceResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a step did for one sequence.
+
+    Attributes:
+        token_id: the sampled token, -1 if none was.
+        logprob: of the sampled token, if asked for.
+        prompt_logprobs: of the prompt tokens from max(prompt_start, first token of this chunk) on, in order over the steps;
+            the chunks of a prefill put together give exactly prompt[prompt_start:].
+        error: why this sequence alone failed (others of the batch are unharmed); it has left the batch.
+    """
+
+    seq: int
+    token_id: int = -1
+    logprob: TokenLogprob | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    error: str = ""
+
+
+class StepDone(Message):
+    """The step's results, in the order of its work. `seconds` is the time spent in the forward pass and sampling."""
+
+    epoch: int
+    number: int
+    results: list[SequenceResult]
+    seconds: float = 0.0
+
+
+class NeedFull(Message):
+    """The worker does not hold that batch epoch: the scheduler has to `Reset` it and send its sequences anew."""
+
+    epoch: int
+
+
+class Reset(Message):
+    """Forget all sequences and begin batch `epoch` at step 0. Answered by `ResetDone` when nothing runs any more."""
+
+    epoch: int
+
+
+class ResetDone(Message):
+    """No earlier step touches a page from here on."""
+
+    epoch: int

@@ -1,0 +1,1 @@
+"""Numeric kernels; imports nothing of ours."""

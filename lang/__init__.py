@@ -1,0 +1,1 @@
+"""The language: primitives, program state, graph; no I/O of its own."""

@@ -1,0 +1,1 @@
+"""sgl-actors: a language for programs that call language models many times, and its runtime."""

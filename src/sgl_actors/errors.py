@@ -1,0 +1,147 @@
+"""The one error family. Each class says when it is raised, what to do, and whether retrying helps.
+
+An error that crosses a process travels as its `code`, message and details (`microkernel.wire.Fault`)
+and is raised again as the same class on the other side; an unknown code becomes `RemoteError`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SglActorsError(Exception):
+    """Base of all errors of this package.
+
+    Attributes:
+        code: stable machine-readable name, unique per class.
+        status: HTTP status the gateway answers with.
+        retryable: whether the same request may succeed later without a change.
+        param: the offending field, if there is one.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+    @property
+    def message(self) -> str:
+        """The text for people."""
+        return str(self.args[0])
+
+
+class ConfigError(SglActorsError):
+    """node.toml (or a flag) is wrong. The message reads `file:line key: why`; mend it and start again."""
+
+    code = "config_error"
+    status = 400
+
+
+class CheckpointError(SglActorsError):
+    """A model file is missing, unknown or broken. The message names the file and what was expected."""
+
+    code = "checkpoint_error"
+
+
+class InvalidRequest(SglActorsError):
+    """A request's field has a wrong type or value. Change the request; retrying does not help."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt plus max_tokens is longer than the model's context. Nothing is truncated; shorten the prompt."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(SglActorsError):
+    """The request names a model that this node does not serve. `/v1/models` lists what it serves."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class PayloadTooLarge(SglActorsError):
+    """The body is over the gateway's limit (`[gateway] max_body`)."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class Overloaded(SglActorsError):
+    """A bounded queue is full. Wait a moment and retry."""
+
+    code = "overloaded"
+    status = 429
+    retryable = True
+
+
+class NotReady(SglActorsError):
+    """The node is loading or draining. Retry after `/health` answers 200."""
+
+    code = "not_ready"
+    status = 503
+    retryable = True
+
+
+class ActorDown(SglActorsError):
+    """The addressed incarnation of an actor has ended. A supervised name comes back with a new epoch: retry."""
+
+    code = "actor_down"
+    status = 503
+    retryable = True
+
+
+class DeadlineExceeded(SglActorsError):
+    """The answer did not come before the deadline. The work was cancelled; retry with more time."""
+
+    code = "deadline_exceeded"
+    status = 504
+    retryable = True
+
+
+class Cancelled(SglActorsError):
+    """The request was cancelled by its asker or by an operator."""
+
+    code = "cancelled"
+    status = 499
+
+
+class RemoteError(SglActorsError):
+    """An actor failed while it handled the request; the actor's log has the traceback."""
+
+    code = "remote_error"
+
+
+class ProtocolError(SglActorsError):
+    """A frame could not be decoded, or a message of an unknown or unwanted type arrived."""
+
+    code = "protocol_error"
+
+
+class ProgramError(SglActorsError):
+    """A program's body or one of its primitives failed. The message holds the tail of the prompt."""
+
+    code = "program_error"
+
+
+class UnknownVariable(ProgramError):
+    """A program asked for a variable that no primitive of it defines."""
+
+    code = "unknown_variable"
+
+
+def error_class(code: str) -> type[SglActorsError]:
+    """Return the class with that `code`, or `RemoteError` for an unknown one."""
+    stack: list[type[SglActorsError]] = [SglActorsError]
+    while stack:
+        cls = stack.pop()
+        if cls.__dict__.get("code") == code:
+            return cls
+        stack.extend(cls.__subclasses__())
+    return RemoteError
