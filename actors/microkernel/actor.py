@@ -88,11 +88,20 @@ class Context(Protocol):
         A name nobody holds or a dead epoch makes it a dead letter. Raises `Overloaded` when the way there is full.
         """
 
-    async def send(self, to: str | Address, message: Message, *, timeout: float = 30.0, trace: str = "") -> None:
+    async def send(
+        self, to: str | Address, message: Message, *, timeout: float = 30.0, trace: str = ""
+    ) -> None:
         """`cast` that waits for room up to `timeout` seconds, then raises `DeadlineExceeded`."""
 
     async def call(
-        self, to: str | Address, message: Message, expect: type[M], *, timeout: float = 30.0, control: bool = False, trace: str = ""
+        self,
+        to: str | Address,
+        message: Message,
+        expect: type[M],
+        *,
+        timeout: float = 30.0,
+        control: bool = False,
+        trace: str = "",
     ) -> M:
         """Ask and wait for the answer, of type `expect`.
 
@@ -100,7 +109,13 @@ class Context(Protocol):
         """
 
     def stream(
-        self, to: str | Address, message: Message, *, timeout: float = 600.0, credit: int = 64, trace: str = ""
+        self,
+        to: str | Address,
+        message: Message,
+        *,
+        timeout: float = 600.0,
+        credit: int = 64,
+        trace: str = "",
     ) -> AsyncIterator[Message]:
         """Ask for many items. The iterator raises as `call` does; closing it early (`aclose`) cancels at the source."""
 

@@ -7,7 +7,7 @@ straight into the right type. Nothing on the wire is `Any`, and nothing is ever 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import msgspec
 
@@ -17,6 +17,7 @@ from sgl_actors.errors import ProtocolError, SglActorsError, error_class
 VERSION = 1
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Base of everything actors say to each other.
 
@@ -29,7 +30,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        folder = cls.__module__.rsplit(".", 2)[-2]
+        folder = ".".join(cls.__module__.split(".")[-2:-1]) or cls.__module__
         cls.TAG = f"{folder}.{cls.__qualname__}"
         Message.TYPES[cls.TAG] = cls
 

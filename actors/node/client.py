@@ -18,8 +18,8 @@ from sgl_actors.actors.microkernel import Context, Message
 from sgl_actors.actors.scheduler.messages import DescribeModel
 from sgl_actors.actors.tokenizer.messages import (
     Chunk,
-    Detokenize,
     DescribeTokenizer,
+    Detokenize,
     Generate,
     Text,
     Texts,
@@ -47,7 +47,9 @@ class NodeClient:
     def __init__(self, context: Context) -> None:
         self.ctx = context
 
-    async def generate(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> AsyncIterator[Chunk]:
+    async def generate(
+        self, request: Generate, *, timeout: float = 600.0, trace: str = ""
+    ) -> AsyncIterator[Chunk]:
         """Yield chunks up to and including the one with `finish`; no token is repeated or missing.
 
         Raises:
@@ -67,7 +69,9 @@ class NodeClient:
                 raise DeadlineExceeded(f"request {request.id}: no answer within {timeout:g} s")
             attempt = msgspec.structs.replace(request, output=list(received))
             try:
-                async with aclosing(cast("_Stream", self.ctx.stream("tokenizer", attempt, timeout=left, trace=trace))) as stream:
+                async with aclosing(
+                    cast("_Stream", self.ctx.stream("tokenizer", attempt, timeout=left, trace=trace))
+                ) as stream:
                     async for message in stream:
                         chunk = _without_known(cast("Chunk", message), len(received), first=first)
                         if chunk.finish is not None and chunk.finish.reason == "error":

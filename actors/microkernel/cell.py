@@ -1,0 +1,292 @@
+"""One running incarnation of an actor: its mailbox, its task group, and its `Context`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from sgl_actors.actors.microkernel.actor import Actor
+from sgl_actors.actors.microkernel.address import Address
+from sgl_actors.actors.microkernel.control import Pulse
+from sgl_actors.actors.microkernel.exchange import Incoming
+from sgl_actors.actors.microkernel.mailbox import Mailbox
+from sgl_actors.actors.microkernel.wire import VERSION, Down, Envelope, Kind, Message
+from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded, Overloaded
+
+if TYPE_CHECKING:
+    from sgl_actors.actors.microkernel.system import System
+
+STOP_TIMEOUT = 5.0
+"""Seconds an actor's `stop` may take."""
+
+M = TypeVar("M", bound=Message)
+
+
+class Exit:
+    """How an incarnation ended. `normal`: it was told to. `fatal`: a restart cannot help."""
+
+    def __init__(self, reason: str, *, normal: bool = False, fatal: bool = False) -> None:
+        self.reason, self.normal, self.fatal = reason, normal, fatal
+
+
+class Cell:
+    """Runs one actor: `start`, then one message at a time, then `stop`."""
+
+    def __init__(
+        self,
+        system: System,
+        address: Address,
+        actor: type[Actor],
+        config: Mapping[str, Any],
+        *,
+        parent: Cell | None = None,
+        start_timeout: float = 60.0,
+        on_ready: Callable[[Address], None] | None = None,
+        on_exit: Callable[[Address, Exit], None] | None = None,
+    ) -> None:
+        self.system = system
+        self.address = address
+        self.config = config
+        self.parent = parent
+        self.children: list[Cell] = []
+        self.mailbox: Mailbox[Incoming] = Mailbox(actor.mailbox)
+        self.state = "starting"
+        self.progress = 0
+        self.busy_since = 0.0
+        self.watches: list[str] = []
+        self.requests: set[Incoming] = set()
+        self.ready = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.log: structlog.stdlib.BoundLogger = system.logger(address)
+        self.exit = Exit("never ran")
+        self.context = CellContext(self)
+        self._actor_class = actor
+        self.actor: Actor | None = None
+        self._start_timeout = start_timeout
+        self._on_ready, self._on_exit = on_ready, on_exit
+        self._task: asyncio.Task[None] | None = None
+        self._stop_reason = ""
+        self.group: asyncio.TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        return f"<Cell {self.address} {self.state} mailbox={len(self.mailbox)}>"
+
+    def pulse(self) -> Pulse:
+        """Sign of life; an actor whose `statistics` raises reports none."""
+        statistics: dict[str, float] = {}
+        if self.actor is not None:
+            try:
+                statistics = self.actor.statistics()
+            except Exception as error:  # noqa: BLE001 - an author's counters must not end the kernel's answer
+                self.log.warning("statistics failed", error=repr(error))
+        busy = self.system.now() - self.busy_since if self.busy_since else 0.0
+        return Pulse(
+            self.address.name,
+            self.address.epoch,
+            self.state,
+            self.progress,
+            len(self.mailbox),
+            busy,
+            statistics,
+        )
+
+    async def run(self) -> None:
+        """Live and end. Never raises, except for the cancellation of the whole kernel."""
+        self._task = asyncio.current_task()
+        if self._stop_reason:
+            self.exit = Exit(self._stop_reason, normal=True)
+        else:
+            try:
+                await self._live()
+            except asyncio.CancelledError:
+                self.exit = Exit(self._stop_reason or "cancelled", normal=True)
+            except BaseExceptionGroup as group:
+                self.exit = self._diagnose(group)
+        self.state = "stopping"
+        if self.actor is not None:
+            try:
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await self.actor.stop()
+            except asyncio.CancelledError:
+                self.log.warning("stop was interrupted")
+            except Exception:
+                self.log.exception("stop failed")
+        await self._let_go()
+
+    async def _live(self) -> None:
+        async with asyncio.TaskGroup() as self.group:
+            self.actor = self._actor_class(self.context)
+            try:
+                async with asyncio.timeout(self._start_timeout):
+                    await self.actor.start()
+            except TimeoutError:
+                raise DeadlineExceeded(f"{self.address} was not ready in {self._start_timeout:g} s") from None
+            self.state = "running"
+            self.ready.set()
+            if self._on_ready is not None:
+                self._on_ready(self.address)
+            while True:
+                await self._handle(await self.mailbox.get())
+
+    async def _handle(self, request: Incoming) -> None:
+        if self.mailbox.released():
+            self.system.hold(self, on=False)
+        if request.cancelled:
+            return
+        assert self.actor is not None
+        self.busy_since = self.system.now()
+        try:
+            answer = await self.actor.receive(request.message, request)
+        except Exception as error:
+            if request.kind == "cast":
+                raise
+            if request.answered:
+                self.log.exception(
+                    "failed after its answer", message=type(request.message).__name__, trace=request.trace
+                )
+            else:
+                self.log.info(
+                    "request failed",
+                    message=type(request.message).__name__,
+                    error=repr(error)[:500],
+                    trace=request.trace,
+                )
+                request.fail(error)
+        else:
+            if answer is not None and request.kind == "call":
+                request.reply(answer)
+        finally:
+            self.busy_since = 0.0
+            self.progress += 1
+
+    def _diagnose(self, group: BaseExceptionGroup[BaseException]) -> Exit:
+        cause: BaseException = group
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        fatal = isinstance(cause, ConfigError | CheckpointError)
+        if fatal:
+            self.log.error("cannot run", error=str(cause))
+            return Exit(str(cause), fatal=True)
+        self.log.error("crashed", exc_info=cause)
+        return Exit(f"{type(cause).__name__}: {cause}")
+
+    async def _let_go(self) -> None:
+        for child in list(self.children):
+            child.stop("parent ended")
+        for child in list(self.children):
+            await child.ended.wait()
+        self.state = "dead"
+        self.system.forget(self, self.exit.reason)
+        self.ready.set()
+        self.ended.set()
+        if self.parent is not None:
+            self.parent.children.remove(self)
+            self.parent.tell(Down(self.address, self.exit.reason))
+        if self._on_exit is not None:
+            self._on_exit(self.address, self.exit)
+
+    def stop(self, reason: str) -> None:
+        """End the incarnation; `ended` is set when that is done."""
+        if self._stop_reason or self.state in ("stopping", "dead"):
+            return
+        self._stop_reason = reason
+        if self._task is not None:
+            self._task.cancel()
+
+    def tell(self, message: Message) -> None:
+        """Put a kernel event on the control lane."""
+        if self.state in ("starting", "running"):
+            envelope = Envelope(VERSION, Kind.CAST, 0, self.address, self.address, message.TAG, control=True)
+            self.mailbox.put(Incoming(self.system, self, envelope, message), control=True)
+
+
+class CellContext:
+    """`Context` of the author's side; see there."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._system = cell.system
+        self.address = cell.address
+        self.config = cell.config
+        self.log = cell.log
+
+    def now(self) -> float:
+        """See `Context.now`."""
+        return self._system.now()
+
+    def cast(self, to: str | Address, message: Message, *, control: bool = False, trace: str = "") -> None:
+        """See `Context.cast`."""
+        self._system.cast(self._cell, to, message, control=control, trace=trace)
+
+    async def send(
+        self, to: str | Address, message: Message, *, timeout: float = 30.0, trace: str = ""
+    ) -> None:
+        """See `Context.send`."""
+        deadline = self.now() + timeout
+        pause = 0.001
+        while True:
+            try:
+                return self.cast(to, message, trace=trace)
+            except Overloaded:
+                if self.now() + pause >= deadline:
+                    raise DeadlineExceeded(f"no room at {to} within {timeout:g} s") from None
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+    async def call(
+        self,
+        to: str | Address,
+        message: Message,
+        expect: type[M],
+        *,
+        timeout: float = 30.0,
+        control: bool = False,
+        trace: str = "",
+    ) -> M:
+        """See `Context.call`."""
+        return await self._system.call(
+            self._cell, to, message, expect, timeout=timeout, control=control, trace=trace
+        )
+
+    def stream(
+        self,
+        to: str | Address,
+        message: Message,
+        *,
+        timeout: float = 600.0,
+        credit: int = 64,
+        trace: str = "",
+    ) -> AsyncIterator[Message]:
+        """See `Context.stream`."""
+        return self._system.stream(self._cell, to, message, timeout=timeout, credit=credit, trace=trace)
+
+    def monitor(self, address: Address) -> None:
+        """See `Context.monitor`."""
+        self._system.monitor(self._cell, address)
+
+    def watch(self, pattern: str) -> None:
+        """See `Context.watch`."""
+        self._system.watch(self._cell, pattern)
+
+    def spawn(self, actor: type[Actor], name: str, config: Mapping[str, Any] | None = None) -> Address:
+        """See `Context.spawn`."""
+        merged = self._cell.config if config is None else {**self._cell.config, **config}
+        return self._system.spawn(actor, name, merged, parent=self._cell).address
+
+    def stop(self, address: Address, reason: str = "stopped") -> None:
+        """See `Context.stop`."""
+        for child in self._cell.children:
+            if child.address == address:
+                child.stop(reason)
+
+    def task(self, coroutine: Coroutine[Any, Any, None], *, name: str = "") -> None:
+        """See `Context.task`."""
+        assert self._cell.group is not None
+        self._cell.group.create_task(coroutine, name=name or f"{self.address} task")
+
+    def after(self, seconds: float, message: Message) -> Callable[[], None]:
+        """See `Context.after`."""
+        return asyncio.get_running_loop().call_later(seconds, self._cell.tell, message).cancel

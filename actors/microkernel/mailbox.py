@@ -1,0 +1,111 @@
+"""A bounded mailbox with two lanes: control goes before data.
+
+The kernel puts, one actor takes. `put` never waits; what happens when a lane is full is decided by `MailboxSpec`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
+
+from sgl_actors.actors.microkernel.actor import MailboxSpec
+
+CONTROL_ROOM = 4
+"""The control lane holds this many times the data lane: it carries replies' and supervision's own credit."""
+
+
+class Keyed(Protocol):
+    """What the `latest` overflow compares."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Messages with an equal key replace each other."""
+
+
+T = TypeVar("T", bound=Keyed)
+
+
+class Put(Enum):
+    """What became of a message."""
+
+    TAKEN = "taken"
+    FULL = "full"
+    HOLD = "hold"
+    """Taken, and senders should pause: only for ``block``, once above three quarters."""
+
+
+class Mailbox(Generic[T]):
+    """FIFO per lane. One consumer."""
+
+    def __init__(self, spec: MailboxSpec) -> None:
+        self.spec = spec
+        self.dropped = 0
+        self._control: deque[T] = deque()
+        self._data: deque[T] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._held = False
+
+    def __len__(self) -> int:
+        return len(self._control) + len(self._data)
+
+    def put(self, item: T, *, control: bool) -> Put:
+        """Take `item`, or say that its lane is full."""
+        if control:
+            if len(self._control) >= CONTROL_ROOM * self.spec.capacity:
+                self.dropped += 1
+                return Put.FULL
+            self._control.append(item)
+        else:
+            if len(self._data) >= self.spec.capacity and not self._make_room(item):
+                self.dropped += 1
+                return Put.FULL
+            self._data.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self.spec.overflow == "block" and not self._held and len(self._data) * 4 >= self.spec.capacity * 3:
+            self._held = True
+            return Put.HOLD
+        return Put.TAKEN
+
+    def _make_room(self, item: T) -> bool:
+        if self.spec.overflow != "latest":
+            return False
+        for index, old in enumerate(self._data):
+            if old.key == item.key:
+                del self._data[index]
+                self.dropped += 1
+                return True
+        return False
+
+    async def get(self) -> T:
+        """Wait for the next item, control lane first."""
+        while True:
+            if self._control:
+                return self._control.popleft()
+            if self._data:
+                return self._data.popleft()
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def released(self) -> bool:
+        """True once after a hold, when less than a quarter is left: senders may go on."""
+        if self._held and len(self._data) * 4 <= self.spec.capacity:
+            self._held = False
+            return True
+        return False
+
+    def drain(self) -> list[T]:
+        """Take everything out (the actor has ended)."""
+        rest = [*self._control, *self._data]
+        self._control.clear()
+        self._data.clear()
+        return rest
+
+    def statistics(self) -> dict[str, int]:
+        """Depth of both lanes and how many were dropped."""
+        return {"control": len(self._control), "data": len(self._data), "dropped": self.dropped}

@@ -1,0 +1,135 @@
+"""Operating-system processes: how the root starts one, how it ends with its parent, and what runs in it.
+
+A child ignores terminal signals (Ctrl-C reaches the whole group) and ends when told by the root. `PR_SET_PDEATHSIG` has the
+operating system kill it if its parent dies in any way; the parent is checked once more after setting it, for the moment before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from sgl_actors.actors.microkernel.address import Address
+from sgl_actors.actors.microkernel.control import KERNEL, Hello, Table
+from sgl_actors.actors.microkernel.kernel import KernelActor
+from sgl_actors.actors.microkernel.logs import actor_logger
+from sgl_actors.actors.microkernel.system import System
+from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
+
+T = TypeVar("T")
+
+PR_SET_PDEATHSIG = 1
+
+
+class Boot(msgspec.Struct, frozen=True):
+    """What a child process is told on its standard input."""
+
+    process: str
+    endpoint: str
+    root: Address
+    log_dir: str
+    config: dict[str, Any]
+    force_codec: bool = False
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel send SIGKILL when `parent` dies; exits at once if it is dead already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Process:
+    """A child process and its end. `on_exit(returncode)` is called once, from the loop."""
+
+    def __init__(self, boot: Boot, on_exit: Callable[[int], None]) -> None:
+        self.endpoint = boot.endpoint
+        self.ended = asyncio.Event()
+        self._on_exit = on_exit
+        command = [sys.executable, "-m", "sgl_actors.actors.microkernel.process", str(os.getpid())]
+        self._popen = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(msgspec.json.encode(boot))
+        self._popen.stdin.close()
+        self.pid = self._popen.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._pidfd, self._ended)
+
+    def _ended(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        code = self._popen.wait()
+        if self.endpoint.startswith("ipc://"):
+            Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+        self.ended.set()
+        self._on_exit(code)
+
+    def kill(self) -> None:
+        """End it now."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident set size of a process; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+async def live(boot: Boot) -> None:
+    """A child's whole life: say hello to the root, run what it says, end when it says so."""
+    terminated = asyncio.Event()
+    system = System(
+        boot.process,
+        ZmqTransport(boot.endpoint),
+        config=boot.config,
+        logger=lambda address: actor_logger(Path(boot.log_dir), address.name, address.epoch),
+        force_codec=boot.force_codec,
+    )
+    await system.open()
+    kernel = system.spawn(
+        KernelActor, KERNEL, {"system": system, "root": boot.root, "terminated": terminated}
+    )
+    await kernel.ready.wait()
+    hello = Hello(boot.process, boot.endpoint, os.getpid())
+    table = await kernel.context.call(boot.root, hello, Table, timeout=10.0, control=True)
+    for address in table.names:
+        system.name_up(address)
+    await terminated.wait()
+    await system.close()
+
+
+def main() -> None:
+    """Entry of a child process: `python -m sgl_actors.actors.microkernel.process PARENT_PID < boot.json`."""
+    die_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    boot = msgspec.json.decode(sys.stdin.buffer.read(), type=Boot)
+    sys.stdin.close()
+    run_loop(live(boot))
+
+
+def run_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where it exists."""
+    if sys.platform == "win32":
+        return asyncio.run(coroutine)
+    import uvloop
+
+    return uvloop.run(coroutine)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,366 @@
+"""The root of a node: starts processes, supervises actors, and is the registry's only writer.
+
+Messages in: `Hello`, `ActorReady`, `ActorExit` from kernels; `ListActors`, `RestartActor`, `StopNode` from outside. Out: `NameUp`, `NameDown`, `PeerDown`,
+`StartActor`, `StopActor`, `Terminate`, `Ping` to every kernel. What to restart is decided by `supervisor.Supervisor`; this is its shell.
+
+Liveness in three layers: the exit of a process (pidfd, milliseconds), ZMTP heartbeats (a stopped process, 3 s), and pings answered by each process's own
+loop with a progress counter per actor (a hung loop after `HUNG` s, an actor stuck in one message while others wait after `STALLED` s).
+If the root dies, the operating system kills its children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sgl_actors.actors.microkernel.actor import Actor, Context, Request
+from sgl_actors.actors.microkernel.address import Address
+from sgl_actors.actors.microkernel.control import (
+    KERNEL,
+    ActorExit,
+    ActorReady,
+    Hello,
+    NameDown,
+    NameUp,
+    PeerDown,
+    Ping,
+    Pong,
+    Pulse,
+    StartActor,
+    StopActor,
+    Table,
+    Terminate,
+)
+from sgl_actors.actors.microkernel.messages import ActorRow, Actors, Done, ListActors, RestartActor, StopNode
+from sgl_actors.actors.microkernel.process import Boot, Process, resident_bytes
+from sgl_actors.actors.microkernel.supervisor import Begin, Effect, Supervisor
+from sgl_actors.actors.microkernel.wire import Message
+from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest
+
+if TYPE_CHECKING:
+    from sgl_actors.actors.microkernel.system import System
+
+ROOT = "root"
+HEARTBEAT = 1.0
+"""Seconds between two pings of a process."""
+STARTING_HEARTBEAT = 0.2
+"""The same while an actor of it starts: how far it has come is shown to people."""
+HUNG = 4.0
+"""Seconds without an answer after which a process is killed."""
+STALLED = 60.0
+"""Seconds an actor may spend in one message while others wait for it."""
+
+
+class Hosted:
+    """A process as the root sees it: one it started, or a client that joined (`process` is None)."""
+
+    def __init__(self, name: str, endpoint: str) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.process: Process | None = None
+        self.pid = 0
+        self.hello = False
+        self.ending = False
+        self.actors: dict[str, Address] = {}
+        self.starting: set[str] = set()
+        self.pulses: dict[str, Pulse] = {}
+        self.counters: dict[str, float] = {}
+
+    @property
+    def kernel(self) -> Address:
+        """Address of its kernel."""
+        return Address(KERNEL, 0, self.endpoint)
+
+
+class Root(Actor):
+    """See the module. Config: `system`, `supervisor`, `boot` (what every child is told), `socket_dir`, `on_done`."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        config = context.config
+        self.system: System = config["system"]
+        self.supervisor: Supervisor = config["supervisor"]
+        self._boot: Boot = config["boot"]
+        self._socket_dir: Path = config["socket_dir"]
+        self._on_done: Callable[[], None] = config["on_done"]
+        self._hosts: dict[str, Hosted] = {}
+        self._epochs = itertools.count(1)
+        self._incarnations = itertools.count(1)
+        self._where: dict[str, Hosted] = {}
+        self._restarting: dict[str, list[Request]] = {}
+        self._began = self.ctx.now()
+        self.draining = False
+        self._over = False
+
+    async def start(self) -> None:
+        """Take the name `root` and start the children."""
+        self.system.name_up(self.ctx.address)
+        self.system.on_lost = self._lost
+        self._apply(self.supervisor.begin())
+
+    async def receive(self, message: Message, request: Request) -> Message | None:
+        """Handle kernels and operators."""
+        match message:
+            case Hello():
+                return self._hello(message)
+            case ActorReady():
+                self._ready(message.address)
+            case ActorExit():
+                self._exited(message.address, message.reason, normal=message.normal, fatal=message.fatal)
+            case ListActors():
+                return self._list()
+            case RestartActor():
+                self._restart(message.name, request)
+            case StopNode():
+                self.ctx.task(self.shutdown(message.drain))
+                return Done()
+        return None
+
+    # -- processes ----------------------------------------------------------------------------------------
+
+    def _hello(self, message: Hello) -> Table:
+        host = self._hosts.get(message.endpoint)
+        if host is None:
+            host = self._hosts[message.endpoint] = Hosted(message.process, message.endpoint)
+        host.hello = True
+        host.pid = message.pid
+        self.system.transport.watch(message.endpoint)
+        if host.process is not None:
+            self.ctx.task(self._pulse(host), name=f"pulse {host.name}")
+            for name in host.starting:
+                self._send_start(host, name)
+        return Table(list(self.system.names.values()))
+
+    def _broadcast(self, message: Message) -> None:
+        for host in self._hosts.values():
+            if host.hello:
+                self.ctx.cast(host.kernel, message, control=True)
+
+    def _lost(self, endpoint: str) -> None:
+        """The transport saw a peer's connection break: a client is gone, a process of ours is stopped or dead."""
+        host = self._hosts.get(endpoint)
+        if host is None:
+            return
+        if host.process is not None:
+            host.process.kill()
+        else:
+            self.log.info("client gone", process=host.name)
+            self._forget(host)
+
+    def _forget(self, host: Hosted) -> None:
+        if self._hosts.pop(host.endpoint, None) is not None:
+            self.system.peer_down(host.endpoint)
+            self._broadcast(PeerDown(host.endpoint))
+
+    async def _pulse(self, host: Hosted) -> None:
+        """Ping one process until it ends."""
+        while host.endpoint in self._hosts:
+            try:
+                pong = await self.ctx.call(host.kernel, Ping(), Pong, timeout=HUNG, control=True)
+            except ActorDown:
+                return
+            except DeadlineExceeded:
+                if host.process is not None and not host.starting:
+                    self.log.warning("process does not answer, killed", process=host.name, seconds=HUNG)
+                    host.process.kill()
+                continue
+            host.counters = pong.counters
+            host.pulses = {pulse.name: pulse for pulse in pong.pulses}
+            for pulse in pong.pulses:
+                if pulse.busy > STALLED and pulse.mailbox and pulse.name in host.actors:
+                    self.log.error(
+                        "actor is stuck in one message, stopped", stuck=pulse.name, seconds=round(pulse.busy)
+                    )
+                    address = host.actors[pulse.name]
+                    self.ctx.cast(host.kernel, StopActor(address.name, address.epoch, "stuck"), control=True)
+            await asyncio.sleep(STARTING_HEARTBEAT if host.starting else HEARTBEAT)
+
+    def _spawn(self, name: str) -> Hosted:
+        label = f"{name.replace('/', '-')}.{next(self._incarnations)}"
+        endpoint = f"ipc://{self._socket_dir / label}.ipc"
+        host = self._hosts[endpoint] = Hosted(name, endpoint)
+        boot = msgspec.structs.replace(self._boot, process=name, endpoint=endpoint)
+        host.process = Process(boot, lambda code: self._process_ended(host, code))
+        host.pid = host.process.pid
+        return host
+
+    def _process_ended(self, host: Hosted, code: int) -> None:
+        self._forget(host)
+        reason = f"killed by signal {-code}" if code < 0 else f"process exited with {code}"
+        normal = host.ending and code == 0
+        names = [*host.actors, *(name for name in host.starting if name not in host.actors)]
+        for name in names:
+            address = host.actors.get(name)
+            if address is not None:
+                self._announce_down(address, reason)
+            if self._where.get(name) is host:
+                del self._where[name]
+                self._child_exited(name, reason, normal=normal)
+
+    # -- actors -------------------------------------------------------------------------------------------
+
+    def _apply(self, effects: list[Effect]) -> None:
+        if self._over:
+            return
+        for effect in effects:
+            if isinstance(effect, Begin):
+                self._begin(effect.name)
+            else:
+                self._end(effect.name)
+        if self.supervisor.done:
+            self._on_done()
+
+    def _begin(self, name: str) -> None:
+        spec = self.supervisor.children[name].spec
+        host = next(
+            (
+                h
+                for h in self._hosts.values()
+                if h.process is not None and h.name == spec.process and not h.ending
+            ),
+            None,
+        )
+        if host is None:
+            host = self._spawn(spec.process)
+        self._where[name] = host
+        host.starting.add(name)
+        if host.hello:
+            self._send_start(host, name)
+
+    def _send_start(self, host: Hosted, name: str) -> None:
+        spec = self.supervisor.children[name].spec
+        address = Address(name, next(self._epochs), host.endpoint)
+        host.actors[name] = address
+        self.ctx.cast(
+            host.kernel, StartActor(name, address.epoch, spec.path, spec.start_timeout), control=True
+        )
+
+    def _end(self, name: str) -> None:
+        host = self._where.get(name)
+        if host is None:
+            self._child_exited(name, "not running", normal=True)
+            return
+        spec = self.supervisor.children[name].spec
+        address = host.actors.get(name)
+        if address is not None:
+            self._announce_down(address, "stopped")
+        if all(other == name for other in self._where if self._where[other] is host):
+            host.ending = True
+            if host.hello:
+                self.ctx.cast(host.kernel, Terminate("stopped"), control=True)
+            elif host.process is not None:
+                host.process.kill()
+            self.ctx.task(self._kill_later(host, spec.shutdown))
+        elif address is not None:
+            self.ctx.cast(host.kernel, StopActor(name, address.epoch, "stopped"), control=True)
+
+    async def _kill_later(self, host: Hosted, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if host.process is not None and host.endpoint in self._hosts:
+            self.log.warning("did not stop in time, killed", process=host.name, seconds=seconds)
+            host.process.kill()
+
+    def _ready(self, address: Address) -> None:
+        host = self._where.get(address.name)
+        if host is None or host.actors.get(address.name) != address or host.ending:
+            return
+        host.starting.discard(address.name)
+        self.system.name_up(address)
+        self._broadcast(NameUp(address))
+        self.log.info("up", name=str(address), process=host.name)
+        for request in self._restarting.pop(address.name, []):
+            request.reply(Done())
+        self._apply(self.supervisor.started(address.name))
+
+    def _announce_down(self, address: Address, reason: str) -> None:
+        self.system.name_down(address, reason)
+        self._broadcast(NameDown(address, reason))
+
+    def _exited(self, address: Address, reason: str, *, normal: bool, fatal: bool) -> None:
+        host = self._where.get(address.name)
+        if host is None or host.actors.get(address.name) != address:
+            return
+        self._announce_down(address, reason)
+        if host.ending:
+            return
+        del self._where[address.name]
+        del host.actors[address.name]
+        host.starting.discard(address.name)
+        host.pulses.pop(address.name, None)
+        self._child_exited(address.name, reason, normal=normal, fatal=fatal)
+
+    def _child_exited(self, name: str, reason: str, *, normal: bool, fatal: bool = False) -> None:
+        state = self.supervisor.children[name].state
+        if state != "stopping":
+            self.log.error("down", name=name, reason=reason)
+        self._apply(self.supervisor.exited(name, reason, self.ctx.now(), normal=normal, fatal=fatal))
+
+    def statistics_of(self, name: str) -> dict[str, float]:
+        """An actor's counters as of the last pulse; also while it starts."""
+        host = self._where.get(name)
+        pulse = None if host is None else host.pulses.get(name)
+        return {} if pulse is None else pulse.statistics
+
+    # -- operators ----------------------------------------------------------------------------------------
+
+    def _list(self) -> Actors:
+        rows = []
+        for name, child in self.supervisor.children.items():
+            host = self._where.get(name)
+            address = None if host is None else host.actors.get(name)
+            pulse = None if host is None else host.pulses.get(name)
+            rows.append(
+                ActorRow(
+                    name,
+                    child.state,
+                    0 if address is None else address.epoch,
+                    child.restarts,
+                    0 if pulse is None else pulse.mailbox,
+                    0 if host is None else host.pid,
+                    0 if host is None else resident_bytes(host.pid),
+                    child.spec.process,
+                    {} if pulse is None else pulse.statistics,
+                )
+            )
+        return Actors(
+            rows, self.supervisor.ready and not self.draining, self.draining, self.ctx.now() - self._began
+        )
+
+    def _restart(self, name: str, request: Request) -> None:
+        if name not in self.supervisor.children:
+            known = ", ".join(self.supervisor.children)
+            raise InvalidRequest(f"no actor {name!r}; there are {known}", param="name")
+        if self.supervisor.closing:
+            raise ActorDown("the node is stopping")
+        self._restarting.setdefault(name, []).append(request)
+        self._apply(self.supervisor.restart(name))
+
+    async def drain(self, seconds: float) -> None:
+        """Let work in flight finish; a node knows what that is."""
+
+    async def shutdown(self, drain: float) -> None:
+        """Drain, then stop every child in reverse order; a second call skips what is left of the drain."""
+        if not self.draining:
+            self.draining = True
+            self.log.info("stopping", drain=drain)
+            await self.drain(drain)
+        self._apply(self.supervisor.shutdown())
+
+    async def stop(self) -> None:
+        """Kill what is left, and see that it is gone."""
+        self._over = True
+        processes = [host.process for host in self._hosts.values() if host.process is not None]
+        for process in processes:
+            process.kill()
+        for process in processes:
+            await process.ended.wait()
+
+
+def root_endpoint(socket_dir: Path) -> str:
+    """Where the root of a node listens."""
+    return f"ipc://{socket_dir / 'root.ipc'}"

@@ -1,0 +1,200 @@
+"""Supervision as a plain state machine (Erlang/OTP supervisor semantics): events in, effects out, time passed in.
+
+Effects are `Begin(name)` and `End(name)`; the shell answers each with `started` or `exited` when it has happened.
+A child is restarted by its kind: ``permanent`` always, ``transient`` after an abnormal exit, ``temporary`` never. With the child that failed,
+``one_for_one`` restarts it alone, ``rest_for_one`` also those started after it, ``one_for_all`` all of them; the others are ended in reverse order first.
+More than `intensity` restarts within `period` seconds escalate: everything is ended, in reverse order, and the first cause is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+Restart = Literal["permanent", "transient", "temporary"]
+Strategy = Literal["one_for_one", "rest_for_one", "one_for_all"]
+
+
+class ChildSpec(msgspec.Struct, frozen=True):
+    """One supervised actor.
+
+    Attributes:
+        name: its address name.
+        path: "module:Class".
+        process: OS process it lives in; actors with the same value share one.
+        restart: when it is started again.
+        start_timeout: seconds until it has to be ready.
+        shutdown: seconds for an orderly stop before it is killed.
+    """
+
+    name: str
+    path: str
+    process: str
+    restart: Restart = "permanent"
+    start_timeout: float = 120.0
+    shutdown: float = 10.0
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Start this child."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class End:
+    """Stop this child."""
+
+    name: str
+
+
+Effect = Begin | End
+
+
+@dataclass
+class Child:
+    """State of one child: idle, starting, running, stopping."""
+
+    spec: ChildSpec
+    state: Literal["idle", "starting", "running", "stopping"] = "idle"
+    restarts: int = 0
+    again: bool = field(default=False)
+
+
+class Supervisor:
+    """See the module.
+
+    Attributes:
+        failed: the first cause once it has escalated, else "".
+        done: everything has ended after `shutdown` or an escalation.
+    """
+
+    def __init__(
+        self,
+        specs: list[ChildSpec],
+        strategy: Strategy = "one_for_one",
+        intensity: int = 5,
+        period: float = 30.0,
+    ) -> None:
+        self.children = {spec.name: Child(spec) for spec in specs}
+        self.strategy = strategy
+        self.intensity, self.period = intensity, period
+        self.failed = ""
+        self.closing = False
+        self._causes: deque[tuple[float, str]] = deque()
+
+    @property
+    def done(self) -> bool:
+        """Nothing runs and nothing will."""
+        return self.closing and all(child.state == "idle" for child in self.children.values())
+
+    @property
+    def ready(self) -> bool:
+        """Every child that should run does."""
+        return not self.closing and all(
+            child.state == "running" or child.spec.restart == "temporary" for child in self.children.values()
+        )
+
+    def begin(self) -> list[Effect]:
+        """Start all, in order."""
+        return [self._begin(child) for child in self.children.values()]
+
+    def _begin(self, child: Child) -> Effect:
+        child.state, child.again = "starting", False
+        return Begin(child.spec.name)
+
+    def started(self, name: str) -> list[Effect]:
+        """A child is ready."""
+        child = self.children[name]
+        if child.state == "starting":
+            child.state = "running"
+        return []
+
+    def restart(self, name: str) -> list[Effect]:
+        """An operator asks for a new incarnation; does not count as a failure."""
+        child = self.children[name]
+        if self.closing:
+            return []
+        if child.state == "idle":
+            return [self._begin(child)]
+        child.again = True
+        if child.state == "stopping":
+            return []
+        child.restarts += 1
+        child.state = "stopping"
+        return [End(name)]
+
+    def exited(
+        self, name: str, reason: str, now: float, *, normal: bool = False, fatal: bool = False
+    ) -> list[Effect]:
+        """A child has ended, asked to or not. `fatal`: a restart cannot help, escalate."""
+        child = self.children[name]
+        asked = child.state == "stopping"
+        child.state = "idle"
+        if self.closing:
+            return self._next_end()
+        if asked:
+            return self._begin_waiting()
+        if fatal:
+            return self._escalate(reason)
+        if child.spec.restart == "temporary" or (child.spec.restart == "transient" and normal):
+            return []
+        self._causes.append((now, f"{name}: {reason}"))
+        while self._causes and self._causes[0][0] < now - self.period:
+            self._causes.popleft()
+        if len(self._causes) > self.intensity:
+            return self._escalate(
+                f"{self._causes[0][1]} (more than {self.intensity} restarts within {self.period:g} s)"
+            )
+        child.restarts += 1
+        child.again = True
+        return self._end_siblings(name)
+
+    def _end_siblings(self, name: str) -> list[Effect]:
+        order = list(self.children)
+        match self.strategy:
+            case "one_for_one":
+                others: list[str] = []
+            case "rest_for_one":
+                others = order[order.index(name) + 1 :]
+            case "one_for_all":
+                others = [other for other in order if other != name]
+        effects: list[Effect] = []
+        for other in reversed(others):
+            child = self.children[other]
+            if child.state in ("starting", "running"):
+                child.state, child.again = "stopping", True
+                effects.append(End(other))
+        return effects or self._begin_waiting()
+
+    def _begin_waiting(self) -> list[Effect]:
+        """Start what waits, once nothing is being stopped."""
+        if any(child.state == "stopping" for child in self.children.values()):
+            return []
+        return [self._begin(c) for c in self.children.values() if c.again and c.state == "idle"]
+
+    def _escalate(self, reason: str) -> list[Effect]:
+        self.failed = self.failed or reason
+        return self.shutdown()
+
+    def shutdown(self) -> list[Effect]:
+        """End all in reverse order, each after the one before it has ended."""
+        if self.closing:
+            return []
+        self.closing = True
+        if any(child.state == "stopping" for child in self.children.values()):
+            return []
+        return self._next_end()
+
+    def _next_end(self) -> list[Effect]:
+        if any(child.state == "stopping" for child in self.children.values()):
+            return []
+        for child in reversed(self.children.values()):
+            if child.state in ("starting", "running"):
+                child.state = "stopping"
+                return [End(child.spec.name)]
+        return []

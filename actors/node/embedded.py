@@ -1,0 +1,151 @@
+"""Being a client of a node from any event loop: join one that runs, or start one that ends with this process.
+
+An embedded node is a whole node in child processes of this one: a user's blocked event loop delays nobody's heartbeat, and if this process dies in
+any way the operating system ends the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from sgl_actors.actors.microkernel import Context
+from sgl_actors.actors.microkernel.address import Address
+from sgl_actors.actors.microkernel.cell import Cell
+from sgl_actors.actors.microkernel.control import KERNEL, Hello, Table
+from sgl_actors.actors.microkernel.kernel import KernelActor
+from sgl_actors.actors.microkernel.root import ROOT
+from sgl_actors.actors.microkernel.system import Outside, System
+from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
+from sgl_actors.errors import ActorDown, DeadlineExceeded, NotReady, SglActorsError, error_class
+
+JOIN_TIMEOUT = 10.0
+"""Seconds to reach a node that should be running."""
+
+START_TIMEOUT = 120.0
+"""Seconds an embedded node may take until it is ready."""
+
+
+class NodeHandle:
+    """A connection to a node; close it. Belongs to the event loop it was made in."""
+
+    def __init__(self, system: System, child: subprocess.Popen[bytes] | None = None) -> None:
+        self._system = system
+        self._child = child
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._numbers = itertools.count(1)
+        self._roots: list[Cell] = []
+
+    def context(self, name: str) -> Context:
+        """A context of this process's own, to ask with and to spawn actors under; `name` shows in logs."""
+        label = f"{name}/{self._system.process}.{next(self._numbers)}"
+        cell = self._system.spawn(Outside, label)
+        self._roots.append(cell)
+        return cell.context
+
+    async def close(self) -> None:
+        """Leave, and end the node if it was started for this handle."""
+        if self._child is not None:
+            self._child.terminate()
+        await self._system.close()
+        Path(self._system.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+        if self._child is not None:
+            await asyncio.to_thread(self._child.wait)
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+async def join(endpoint: str) -> NodeHandle:
+    """Connect to the root of a running node (its `ipc://…/root.ipc`).
+
+    Raises:
+        NotReady: nothing answers there.
+    """
+    folder = Path(endpoint.removeprefix("ipc://")).parent
+    label = f"client-{os.getpid()}-{secrets.token_hex(3)}"
+    if endpoint.startswith("ipc://") and not folder.is_dir():
+        raise NotReady(f"no node at {endpoint}")
+    system = System(label, ZmqTransport(f"ipc://{folder / label}.ipc"))
+    await system.open()
+    kernel = system.spawn(KernelActor, KERNEL, {"system": system, "terminated": asyncio.Event()})
+    root = Address(ROOT, 0, endpoint)
+    try:
+        hello = Hello(label, system.endpoint, os.getpid(), client=True)
+        table = await kernel.context.call(root, hello, Table, timeout=JOIN_TIMEOUT, control=True)
+    except (ActorDown, DeadlineExceeded) as error:
+        await system.close()
+        raise NotReady(f"no node answers at {endpoint}") from error
+    for address in table.names:
+        system.name_up(address)
+    system.transport.watch(endpoint)
+    system.on_lost = system.peer_down
+    return NodeHandle(system)
+
+
+class EmbeddedRequest(msgspec.Struct, frozen=True):
+    """What an embedded node's process is told on its standard input."""
+
+    config: str | None
+    flags: dict[str, str]
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """What an embedded node's process prints when it serves, or why it does not."""
+
+    endpoint: str = ""
+    error: str = ""
+
+
+async def open_node(config: str | None = None, *, flags: dict[str, str] | None = None) -> NodeHandle:
+    """Start a node for this process alone (no gateway, sockets and logs in a folder of its own) and join it.
+
+    Args:
+        config: node.toml; None for the defaults.
+        flags: values that override it, by key (``{"model.path": "…"}``).
+
+    Raises:
+        ConfigError, CheckpointError: what the node said.
+        NotReady: it did not come up in time.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="sgl-actors-", ignore_cleanup_errors=True)
+    settings = {
+        "node.runtime_dir": folder.name,
+        "node.drain": "0",
+        "actors.gateway.enabled": "false",
+        **(flags or {}),
+    }
+    command = [sys.executable, "-m", "sgl_actors.actors.node.main", str(os.getpid())]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220, S603 - our own module
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(msgspec.json.encode(EmbeddedRequest(config, settings)))
+    child.stdin.close()
+    try:
+        async with asyncio.timeout(START_TIMEOUT):
+            line = await asyncio.to_thread(child.stdout.readline)
+    except TimeoutError:
+        child.kill()
+        raise NotReady(f"the embedded node was not ready in {START_TIMEOUT:g} s") from None
+    finally:
+        child.stdout.close()
+    ready = msgspec.json.decode(line, type=Ready) if line else Ready(error="not_ready:its process ended")
+    if ready.error:
+        await asyncio.to_thread(child.wait)
+        folder.cleanup()
+        raise _error(ready.error)
+    handle = await join(ready.endpoint)
+    handle._child, handle._folder = child, folder  # noqa: SLF001 - made here
+    return handle
+
+
+def _error(text: str) -> SglActorsError:
+    code, _, message = text.partition(":")
+    return error_class(code)(message)

@@ -1,0 +1,361 @@
+"""node.toml with flags and environment over it: values in force, their origins, and what is said about mistakes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sgl_actors.actors.node.config import (
+    DEFAULT,
+    DEFAULT_ACTORS,
+    NodeConfig,
+    default_runtime_dir,
+    load,
+    make_runtime_dir,
+)
+from sgl_actors.actors.node.validation import RANGES, SECTIONS, SIZES, parse_size
+from sgl_actors.errors import CheckpointError, ConfigError
+
+NONE: dict[str, str] = {}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Write a node.toml and return its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "node.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def problems(path: Path | None, **kwargs) -> list[str]:
+    """The lines of the error that loading raises."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, **{"environ": NONE, **kwargs})
+    return caught.value.message.splitlines()
+
+
+def test_defaults_are_the_six_actors_each_in_a_process_of_its_own():
+    """Without a file, a node has the six actors in starting order, each with its own process."""
+    config = load(None, environ=NONE)
+    assert list(config.actors) == ["cache", "worker/0", "scheduler", "tokenizer", "programs", "gateway"]
+    assert all(spec.process == name for name, spec in config.actors.items())
+    assert {origin for _, _, origin in config.rows()} == {DEFAULT}
+
+
+def test_values_come_from_the_strongest_source(write):
+    """A flag beats the environment, which beats the file, which beats the default; each value knows where it is from."""
+    path = write("[scheduler]\nmax_batch = 1\nchunk = 2\nqueue = 3\n")
+    environ = {"SGL_ACTORS_SCHEDULER__MAX_BATCH": "10", "SGL_ACTORS_SCHEDULER__CHUNK": "20"}
+    config = load(path, flags={"scheduler.max_batch": "100"}, environ=environ)
+    assert (config.scheduler.max_batch, config.scheduler.chunk, config.scheduler.queue) == (100, 20, 3)
+    origins = {key: origin for key, _, origin in config.rows()}
+    assert origins["scheduler.max_batch"] == "flag"
+    assert origins["scheduler.chunk"] == "environment SGL_ACTORS_SCHEDULER__CHUNK"
+    assert origins["scheduler.queue"] == f"{path}:4"
+    assert origins["scheduler.policy"] == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("[scheduler]\n\nmax_bach = 3\n", 3, "scheduler.max_bach: unknown key, did you mean max_batch?"),
+        (
+            "[scheduler]\npage_size = 4\n",
+            2,
+            "scheduler.page_size: unknown key, did you mean cache.page_size?",
+        ),
+        ("# x\n[modle]\npath = 'x'\n", 3, "modle.path: unknown section [modle], did you mean model?"),
+        ("[gateway]\nport = 70000\n", 2, "gateway.port: expected int <= 65535, got 70000"),
+        ("[gateway]\nport = true\n", 2, "gateway.port: expected int, got True"),
+        ("[gateway]\nport = '80'\n", 2, "gateway.port: expected int, got '80'"),
+        ("[cache]\npage_size = 0\n", 2, "cache.page_size: expected int >= 1, got 0"),
+        (
+            "[cache]\nmemory = '1 GiBB'\n",
+            2,
+            "cache.memory: expected bytes or a size like \"1GiB\", got '1 GiBB'",
+        ),
+        ("[cache]\nmemory = '0'\n", 2, "cache.memory: expected int >= 1, got 0"),
+        ("[model]\ndevice = 'gpu'\n", 2, "model.device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (
+            "[model]\ndtype = 'float23'\n",
+            2,
+            "model.dtype: expected auto, float32, bfloat16 or float16, got 'float23', did you mean float32?",
+        ),
+        ("[scheduler]\ntimeout = nan\n", 2, "scheduler.timeout: expected a finite number, got nan"),
+        ("[scheduler]\ntimeout = 0\n", 2, "scheduler.timeout: expected float > 0.0, got 0"),
+        ("scheduler = 3\n", 1, "scheduler: expected a table [scheduler] with key = value lines"),
+        (
+            "[actors]\ncache = 'x'\n",
+            2,
+            "actors.cache: expected a table [actors.cache] with key = value lines",
+        ),
+        ("actors = 1\n", 1, "actors: expected a table [actors.NAME] with key = value lines"),
+        ("[actors.cache]\nclass = 'nope:X'\n", 2, "actors.cache.class: no module nope"),
+        ("[actors.cache]\nclass = 'X'\n", 2, "actors.cache.class: expected package.module:Class, got 'X'"),
+        (
+            '[actors."worker/1"]\nprocess = "x"\n',
+            1,
+            "actors.worker/1: an actor of your own needs a class, did you mean worker/0?",
+        ),
+        ("[actors.mine]\n", 1, "actors.mine: an actor of your own needs a class"),
+        ("[actors.root]\nclass = 'json:X'\n", 2, "actors.root.class: 'root' cannot be an actor's name"),
+        ("[actors.'../x']\nclass = 'json:X'\n", 2, "actors.../x.class: '../x' cannot be an actor's name"),
+        (
+            "[supervisor]\nstrategy = 'one_for_two'\n",
+            2,
+            "supervisor.strategy: expected one_for_one, rest_for_one or one_for_all, got 'one_for_two', "
+            "did you mean one_for_one?",
+        ),
+        (
+            "[node]\nname = 'a/b'\n",
+            2,
+            "node.name: expected letters, digits, dot, dash, underscore, got 'a/b'",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_line_and_a_suggestion(write, text, line, expected):
+    """A wrong key or value reads `file:line key: why, did you mean …`."""
+    path = write(text)
+    origin = f"{path}:{line}" if not expected.startswith("actors.worker/1") else None
+    (message,) = problems(path)
+    if origin is None:
+        assert message.endswith(expected)
+    else:
+        assert message == f"{origin} {expected}"
+
+
+def test_all_mistakes_are_reported_at_once(write):
+    """Someone who mends a file sees every problem of it, and of flags and environment, in one go."""
+    path = write("[cache]\npage_sice = 1\n[gateway]\nport = -1\n")
+    lines = problems(path, flags={"gateway.hots": "x"}, environ={"SGL_ACTORS_SCHEDULER__MAX_BATCH": "many"})
+    assert lines == [
+        f"{path}:2 cache.page_sice: unknown key, did you mean page_size?",
+        f"{path}:4 gateway.port: expected int >= 0, got -1",
+        "environment SGL_ACTORS_SCHEDULER__MAX_BATCH scheduler.max_batch: expected int, got 'many'",
+        "flag gateway.hots: unknown key, did you mean host?",
+    ]
+
+
+def test_text_that_is_no_toml_is_reported_with_its_line(write):
+    """A syntax error names the line it is on."""
+    path = write("[scheduler]\nmax_batch = \n")
+    (message,) = problems(path)
+    assert message.startswith(f"{path}:2 ")
+
+
+def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path):
+    """A missing file, a folder and a file in another encoding are each said so, with the path."""
+    assert problems(tmp_path / "none.toml") == [f"{tmp_path / 'none.toml'}: No such file or directory"]
+    assert problems(tmp_path) == [f"{tmp_path}: Is a directory"]
+    bad = tmp_path / "bad.toml"
+    bad.write_bytes(b"[node]\n# \xff\n")
+    assert problems(bad) == [f"{bad}:2 not UTF-8 (byte 9)"]
+
+
+def test_an_actor_keeps_the_defaults_that_its_table_does_not_change(write):
+    """`[actors.NAME]` of a known actor changes single keys; the order of the six stays."""
+    config = load(write('[actors.gateway]\nprocess = "front"\n[actors.cache]\nshutdown = 1\n'), environ=NONE)
+    assert list(config.actors) == list(DEFAULT_ACTORS)
+    assert config.actors["gateway"].process == "front"
+    assert config.actors["gateway"].class_ == DEFAULT_ACTORS["gateway"].class_
+    assert config.actors["cache"].shutdown == 1.0
+
+
+def test_an_actor_can_be_added_and_left_out(write):
+    """An actor of one's own comes after the six; `enabled = false` leaves one out."""
+    config = load(
+        write('[actors.mine]\nclass = "json.decoder:X"\n[actors.gateway]\nenabled = false\n'), environ=NONE
+    )
+    assert list(config.actors) == ["cache", "worker/0", "scheduler", "tokenizer", "programs", "mine"]
+    assert config.actors["mine"].process == "mine"
+    assert config.actors["mine"].restart == "permanent"
+
+
+def test_actor_names_with_a_slash_can_be_set_from_flag_and_environment():
+    """`worker/0` is written as it is in a flag and as WORKER_0 in a variable."""
+    config = load(
+        None,
+        flags={"actors.worker/0.process": "engine"},
+        environ={"SGL_ACTORS_ACTORS__WORKER_0__SHUTDOWN": "9"},
+    )
+    assert config.actors["worker/0"].process == "engine"
+    assert config.actors["worker/0"].shutdown == 9.0
+
+
+def test_other_variables_are_left_alone():
+    """Variables without `__`, such as SGL_ACTORS_DATA, are no configuration."""
+    assert load(None, environ={"SGL_ACTORS_DATA": "/x", "PATH": "/bin"}).origins == {}
+
+
+def test_text_values_are_read_as_the_type_of_their_field():
+    """A name that looks like a number stays text; a flag for a boolean is read as one."""
+    config = load(None, flags={"node.name": "7", "actors.gateway.enabled": "false"}, environ=NONE)
+    assert config.node.name == "7"
+    assert "gateway" not in config.actors
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512", 512), ("1GiB", 1 << 30), ("1.5 MiB", 3 << 19), ("2kb", 2000), ("1TB", 10**12), ("10 b", 10)],
+)
+def test_sizes_take_decimal_and_binary_units(text, size):
+    """kB is 1000 bytes, KiB is 1024."""
+    assert parse_size(text) == size
+
+
+@given(st.text())
+def test_parse_size_never_raises(text):
+    """Any text is a size or None."""
+    size = parse_size(text)
+    assert size is None or size >= 0
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*SECTIONS, "actors", "nope"]),
+        st.one_of(
+            st.integers(),
+            st.dictionaries(
+                st.sampled_from(["port", "path", "memory", "cache", "max_batch", "name", "x y"]),
+                st.one_of(
+                    st.integers(), st.floats(), st.booleans(), st.text(max_size=3), st.just({}), st.just([1])
+                ),
+            ),
+        ),
+    )
+)
+def test_any_toml_either_loads_or_is_a_configuration_error_with_a_line(tmp_path_factory, data):
+    """No content of a well-formed file raises anything but ConfigError, and each problem names a line of it."""
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(to_toml(data))
+    count = path.read_text().count("\n") + 1
+    try:
+        load(path, environ=NONE)
+    except ConfigError as error:
+        for line in error.message.splitlines():
+            found = re.match(rf"{re.escape(str(path))}:(\d+) \S", line)
+            assert found, line
+            assert 1 <= int(found[1]) <= count
+
+
+def to_toml(data: dict) -> str:
+    """TOML text of two levels, scalars first (they may not follow a table)."""
+
+    def scalar(value) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, str):
+            return '"' + "".join(f"\\U{ord(c):08X}" for c in value if not 0xD800 <= ord(c) <= 0xDFFF) + '"'
+        return repr(value)
+
+    top = [f"{key} = {value}" for key, value in data.items() if not isinstance(value, dict)]
+    tables = [
+        f"[{key}]\n" + "\n".join(f'"{name}" = {scalar(v)}' for name, v in value.items())
+        for key, value in data.items()
+        if isinstance(value, dict)
+    ]
+    return "\n".join([*top, *tables])
+
+
+def test_every_rule_belongs_to_a_key_that_exists():
+    """A rule for a key that was renamed would check nothing."""
+    fields = {
+        f"{s}.{f.encode_name}" for s, struct in SECTIONS.items() for f in msgspec.structs.fields(struct)
+    }
+    actor_fields = {
+        f"actors.*.{f}" for f in ("class", "process", "restart", "shutdown", "start_timeout", "enabled")
+    }
+    assert (set(RANGES) | SIZES) - fields - actor_fields == set()
+
+
+def test_every_number_of_the_file_has_a_range():
+    """A number without bounds would let a nonsensical value through to an actor."""
+    numbers = {
+        f"{section}.{field.encode_name}"
+        for section, struct in SECTIONS.items()
+        for field in msgspec.structs.fields(struct)
+        if field.type in (int, float)
+    }
+    assert numbers - set(RANGES) == set()
+
+
+def test_defaults_satisfy_their_own_rules():
+    """Writing every default into a file gives the default configuration."""
+    config = load(None, environ=NONE)
+    flags = {
+        key: str(value).lower() if isinstance(value, bool) else str(value) for key, value, _ in config.rows()
+    }
+    assert load(None, flags=flags, environ=NONE).to_builtins() == config.to_builtins()
+
+
+def test_the_repository_s_node_toml_is_valid():
+    """The file that `make start` uses loads without a problem and changes no default."""
+    path = Path(__file__).parents[2] / "node.toml"
+    config = load(path, environ=NONE)
+    assert config.file == str(path)
+    default = load(None, environ=NONE)
+    assert [row[:2] for row in config.rows()] == [row[:2] for row in default.rows()]
+
+
+@pytest.mark.model
+def test_actors_get_plain_values_and_an_absolute_model_path():
+    """`to_builtins` holds dicts and scalars only, and the file that a model's name stands for."""
+    data = load(None, environ=NONE).to_builtins()
+    assert msgspec.json.decode(msgspec.json.encode(data)) == data
+    path = Path(data["model"]["path"])
+    assert path.is_absolute()
+    assert path.read_bytes()[:4] == b"GGUF"
+    assert data["model"]["served_name"] == "SmolLM2-135M-Instruct"
+
+
+def test_a_relative_model_path_counts_from_the_file_s_folder(write, tmp_path, monkeypatch):
+    """`path = "w.gguf"` in a node.toml means the file beside it; a flag counts from where the command runs."""
+    (tmp_path / "w.gguf").write_bytes(b"GGUF....")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    path = write('[model]\npath = "w.gguf"\n')
+    assert load(path, environ=NONE).to_builtins()["model"]["path"] == str(tmp_path / "w.gguf")
+    with pytest.raises(CheckpointError):
+        load(path, flags={"model.path": "w.gguf"}, environ=NONE).to_builtins()
+
+
+def test_folders_follow_the_runtime_directory_of_the_user(tmp_path):
+    """$XDG_RUNTIME_DIR is used if it is set; logs lie in the node's folder unless told otherwise."""
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    assert default_runtime_dir("a", environ) == tmp_path / "sgl-actors" / "a"
+    config = load(None, flags={"node.name": "a"}, environ=environ)
+    assert config.runtime_dir == tmp_path / "sgl-actors" / "a"
+    assert config.log_dir == tmp_path / "sgl-actors" / "a" / "logs"
+    assert load(None, flags={"node.log_dir": "/l"}, environ=environ).log_dir == Path("/l")
+
+
+def test_a_runtime_directory_is_private(tmp_path):
+    """It is made with mode 0700, also if it was there with more; a link in its place is refused."""
+    path = make_runtime_dir(tmp_path / "base" / "node")
+    assert path.stat().st_mode & 0o777 == 0o700
+    path.chmod(0o755)
+    assert make_runtime_dir(path).stat().st_mode & 0o777 == 0o700
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with pytest.raises(ConfigError, match="is not a folder of this user"):
+        make_runtime_dir(link)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"node\.runtime_dir"):
+        make_runtime_dir(tmp_path / "file")
+
+
+def test_a_configuration_travels_as_a_struct():
+    """NodeConfig is frozen: nobody changes it behind its origins' back."""
+    with pytest.raises(AttributeError):
+        load(None, environ=NONE).file = "x"  # type: ignore[misc]
+    assert NodeConfig().actors == {}

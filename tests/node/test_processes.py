@@ -1,0 +1,261 @@
+"""A node of small actors in real processes: what a restart, a crash, a hung loop and the root's death do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.microkernel.kernel_actors import Block, Heard, Say, Who, Words
+
+from sgl_actors.actors.microkernel import Context
+from sgl_actors.actors.microkernel.messages import Actors, Done, ListActors, RestartActor, StopNode
+from sgl_actors.actors.node.config import load
+from sgl_actors.actors.node.embedded import NodeHandle, join
+from sgl_actors.actors.node.record import read_record
+from sgl_actors.actors.node.root import RunningNode
+from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest
+
+REPOSITORY = str(Path(__file__).parent.parent.parent)
+
+TOML = """
+[node]
+runtime_dir = "{folder}"
+drain = 0.0
+[model]
+path = "{model}"
+[supervisor]
+strategy = "{strategy}"
+{defaults}
+{actors}
+"""
+
+
+def write_config(folder: Path, actors: dict[str, str], strategy: str = "one_for_one") -> Path:
+    """A node.toml whose actors are `name: settings`, and none of the usual ones."""
+    model = folder / "model.gguf"
+    model.write_bytes(b"GGUF")
+    usual = ["cache", "worker/0", "scheduler", "tokenizer", "programs", "gateway"]
+    text = TOML.format(
+        folder=folder / "run",
+        model=model,
+        strategy=strategy,
+        defaults="\n".join(f'[actors."{name}"]\nenabled = false' for name in usual),
+        actors="\n".join(f'[actors."{name}"]\n{settings}' for name, settings in actors.items()),
+    )
+    file = folder / "node.toml"
+    file.write_text(text)
+    return file
+
+
+@asynccontextmanager
+async def running(file: Path) -> AsyncIterator[tuple[RunningNode, NodeHandle, Context]]:
+    """The node, ready, and a client of it."""
+    node = RunningNode(load(file))
+    try:
+        await node.start()
+        handle = await join(node.endpoint)
+        context = handle.context("test")
+        await until_ready(context)
+        yield node, handle, context
+        await handle.close()
+    finally:
+        await node.close()
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Poll; bounded by the test's own timeout."""
+    while not check():
+        await asyncio.sleep(0.01)
+
+
+async def until_ready(context: Context) -> Actors:
+    while True:
+        actors = await context.call("root", ListActors(), Actors, timeout=10)
+        if actors.ready:
+            return actors
+        await asyncio.sleep(0.02)
+
+
+async def who(context: Context, name: str) -> tuple[int, int]:
+    """(pid, epoch) of an echo; waits while it is being restarted."""
+    while True:
+        try:
+            pid, epoch = (await context.call(name, Who(), Words, timeout=10)).words
+        except ActorDown:
+            await asyncio.sleep(0.02)
+        else:
+            return int(pid), int(epoch)
+
+
+@pytest.fixture(autouse=True)
+def child_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", REPOSITORY)
+
+
+ECHO = 'class = "tests.microkernel.kernel_actors:Echo"'
+
+
+async def test_own_processes_by_default(tmp_path: Path) -> None:
+    """Each actor runs in a process of its own, and a joined client reaches both by name."""
+    async with running(write_config(tmp_path, {"one": ECHO, "two": ECHO})) as (_, _, context):
+        pids = {(await who(context, name))[0] for name in ("one", "two")}
+        assert len(pids) == 2
+        assert os.getpid() not in pids
+        actors = await context.call("root", ListActors(), Actors, timeout=10)
+        assert [(row.address, row.state) for row in actors.rows] == [("one", "running"), ("two", "running")]
+        assert {row.pid for row in actors.rows} == pids
+        assert all(row.rss > 1 << 20 for row in actors.rows)
+
+
+async def test_merged_processes(tmp_path: Path) -> None:
+    """`process` puts actors into one process; one of them crashing leaves the other's incarnation alone."""
+    merged = ECHO + '\nprocess = "both"'
+    async with running(write_config(tmp_path, {"one": merged, "two": merged})) as (_, _, context):
+        (pid, first), (other_pid, other) = await who(context, "one"), await who(context, "two")
+        assert pid == other_pid
+        assert isinstance(await context.call("root", RestartActor("one"), Done, timeout=10), Done)
+        again_pid, again = await who(context, "one")
+        assert (again_pid, again > first) == (pid, True)
+        assert await who(context, "two") == (pid, other)
+
+
+async def test_kill_is_noticed_and_mended(tmp_path: Path) -> None:
+    """A killed process comes back as a new incarnation; a call under way ends with `ActorDown`."""
+    async with running(write_config(tmp_path, {"one": ECHO})) as (_, _, context):
+        pid, epoch = await who(context, "one")
+        waiting = asyncio.create_task(context.call("one", Block(30.0), Say, timeout=60))
+        await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ActorDown):
+            await waiting
+        new_pid, new_epoch = await who(context, "one")
+        assert new_pid != pid
+        assert new_epoch > epoch
+        rows = (await context.call("root", ListActors(), Actors, timeout=10)).rows
+        assert rows[0].restarts == 1
+
+
+async def test_hung_loop_is_replaced(tmp_path: Path) -> None:
+    """A process whose event loop is blocked is found by its missing answers and replaced."""
+    async with running(write_config(tmp_path, {"one": ECHO})) as (_, _, context):
+        pid, _ = await who(context, "one")
+        context.cast("one", Block(60.0))
+        await until(lambda: not Path(f"/proc/{pid}").exists())
+        assert (await who(context, "one"))[0] != pid
+
+
+async def test_crash_loop_gives_up(tmp_path: Path) -> None:
+    """An actor that cannot start ends the node after the permitted restarts; the first cause is kept."""
+    node = RunningNode(
+        load(write_config(tmp_path, {"one": ECHO, "bad": 'class = "tests.microkernel.kernel_actors:Broken"'}))
+    )
+    await node.start()
+    await node.done.wait()
+    assert (await node.close()).startswith("bad: RuntimeError: cannot start")
+    assert node.supervisor.children["bad"].restarts == 5
+
+
+async def test_unknown_class_is_fatal(tmp_path: Path) -> None:
+    """A class that cannot be imported is not tried again."""
+    node = RunningNode(
+        load(write_config(tmp_path, {"bad": 'class = "tests.microkernel.kernel_actors:Nothing"'}))
+    )
+    await node.start()
+    await node.done.wait()
+    assert "tests.microkernel.kernel_actors:Nothing" in await node.close()
+
+
+async def test_stop_in_order(tmp_path: Path) -> None:
+    """StopNode ends every process and takes the record away."""
+    async with running(write_config(tmp_path, {"one": ECHO, "two": ECHO})) as (node, _, context):
+        pids = [(await who(context, name))[0] for name in ("one", "two")]
+        record = read_record(node.config.runtime_dir)
+        assert record is not None
+        assert record.endpoint == node.endpoint
+        await context.call("root", StopNode(0.0), Done, timeout=10)
+        await node.done.wait()
+        assert [Path(f"/proc/{pid}").exists() for pid in pids] == [False, False]
+    assert read_record(node.config.runtime_dir) is None
+    assert list((tmp_path / "run").glob("*.ipc")) == []
+
+
+async def test_second_node_is_refused(tmp_path: Path) -> None:
+    """A second node of the same name says so."""
+    file = write_config(tmp_path, {"one": ECHO})
+    async with running(file):
+        with pytest.raises(ConfigError, match="running already"):
+            RunningNode(load(file))
+
+
+async def test_restart_of_unknown_actor(tmp_path: Path) -> None:
+    """An operator's typing mistake is answered with the names there are."""
+    async with running(write_config(tmp_path, {"one": ECHO})) as (_, _, context):
+        with pytest.raises(InvalidRequest, match="there are one"):
+            await context.call("root", RestartActor("won"), Done, timeout=10)
+
+
+async def test_client_gone_cancels_its_requests(tmp_path: Path) -> None:
+    """What a client asked for is cancelled when its process dies."""
+    async with running(write_config(tmp_path, {"one": ECHO})) as (node, _, context):
+        script = (
+            "import asyncio, sys\n"
+            "from tests.microkernel.kernel_actors import Wait, Say\n"
+            "from sgl_actors.actors.node.embedded import join\n"
+            "async def main():\n"
+            f"    handle = await join({node.endpoint!r})\n"
+            "    context = handle.context('doomed')\n"
+            "    task = asyncio.create_task(context.call('one', Wait(), Say, timeout=60))\n"
+            "    await context.call('one', Say('sync'), Say, timeout=10)\n"
+            "    print('waiting', flush=True)\n"
+            "    await task\n"
+            "asyncio.run(main())\n"
+        )
+        client = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert client.stdout is not None
+        assert await asyncio.to_thread(client.stdout.readline) == b"waiting\n"
+        client.kill()
+        client.stdout.close()
+        await asyncio.to_thread(client.wait)
+        while (await context.call("one", Heard(), Words, timeout=10)).words != ["cancelled"]:
+            await asyncio.sleep(0.01)
+
+
+def test_no_survivors(tmp_path: Path) -> None:
+    """When the root is killed, the operating system ends its children."""
+    file = write_config(tmp_path, {"one": ECHO, "two": ECHO})
+    script = (
+        "import asyncio\n"
+        "from sgl_actors.actors.node.config import load\n"
+        "from sgl_actors.actors.node.root import RunningNode\n"
+        "async def main():\n"
+        f"    node = RunningNode(load({str(file)!r}))\n"
+        "    cell = await node.start()\n"
+        "    while not node.supervisor.ready:\n"
+        "        await asyncio.sleep(0.01)\n"
+        "    print(*[row.pid for row in cell.actor._list().rows], flush=True)\n"
+        "    await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    root = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert root.stdout is not None
+    pids = [int(pid) for pid in root.stdout.readline().split()]
+    assert len(pids) == 2
+    root.kill()
+    root.wait()
+    root.stdout.close()
+    for pid in pids:
+        descriptor = None
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        assert select.select([descriptor], [], [], 10.0)[0], f"process {pid} outlived the root"
+        os.close(descriptor)
