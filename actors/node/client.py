@@ -136,8 +136,10 @@ def _without_known(chunk: Chunk, known: int, *, first: bool) -> Chunk:
     """Drop what a re-submission reports again: tokens below `known`, and prompt data after the first chunk."""
     drop = max(0, known - chunk.first_index)
     if drop:
+        fresh = chunk.token_ids[drop:]
+        text = chunk.text if fresh or not chunk.token_ids else ""
         chunk = msgspec.structs.replace(
-            chunk, first_index=known, token_ids=chunk.token_ids[drop:], logprobs=chunk.logprobs[drop:]
+            chunk, first_index=known, token_ids=fresh, text=text, logprobs=chunk.logprobs[drop:]
         )
     if not first and (chunk.prompt_logprobs or chunk.prompt_ids):
         chunk = msgspec.structs.replace(chunk, prompt_logprobs=[], prompt_ids=[])

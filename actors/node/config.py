@@ -17,7 +17,7 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.gateway.messages import Options as GatewayOptions
-from sgl_actors.actors.node.models import resolve
+from sgl_actors.actors.node.models import is_packaged, resolve
 from sgl_actors.actors.node.options import DEFAULT_ACTORS, ActorSpec, NodeOptions, SupervisorOptions
 from sgl_actors.actors.node.sources import environment_spelling, from_environment, from_file, from_flags
 from sgl_actors.actors.node.validation import Draft
@@ -107,8 +107,8 @@ def load(
     draft.add(from_flags(flags or {}))
     values = draft.check()
     _fill_folders(values, environ)
-    if path is not None and not draft.is_text("model.path"):
-        values["model"]["path"] = _beside(Path(path), values["model"].get("path", ModelOptions().path))
+    if path is not None and "path" in values["model"] and not draft.is_text("model.path"):
+        values["model"]["path"] = _beside(Path(path), values["model"]["path"])
     config = msgspec.convert(values, NodeConfig)
     return msgspec.structs.replace(
         config, file="" if path is None else str(Path(path).absolute()), origins=draft.origins
@@ -169,7 +169,7 @@ def _fill_folders(values: dict[str, Any], environ: Mapping[str, str]) -> None:
 def _beside(file: Path, model: str) -> str:
     """A relative model path in a node.toml counts from that file's folder; names of models stay as they are."""
     path = file.absolute().parent / model
-    return str(path) if path.exists() else model
+    return str(path) if path.exists() and not is_packaged(model) else model
 
 
 def _leaves(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

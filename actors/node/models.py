@@ -71,6 +71,11 @@ class ModelRow(msgspec.Struct, frozen=True):
     get: str = ""
 
 
+def is_packaged(name: str) -> bool:
+    """Whether `name` is a packaged model's, installed or not; such a name goes before a file of the same name."""
+    return any(model.name == name for model in PACKAGED)
+
+
 def resolve(name: str, environ: Mapping[str, str] | None = None) -> Checkpoint:
     """Find the checkpoint that `name` means: a packaged model, a file or folder, or a name in the Hugging Face cache.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,34 +66,57 @@ def follow(
 ) -> Iterator[Line]:
     """Yield what `merge` does and then, for ever, what is added; `wait` is called before each look at the files.
 
-    Lines added between two looks are sorted among themselves. A file that was moved aside is read to its end first.
+    Lines added between two looks are sorted among themselves. A file that was moved aside is read to its end first; what was moved aside twice between two looks is not seen.
     """
     wanted = Filter(request=request, actor=actor)
-    folder = Path(log_dir)
-    tails = {path: _Tail(path, path.stat().st_ino) for path in _log_files(folder)}
-    while True:
-        fresh = [line for tail in list(tails.values()) for line in tail.read()]
-        for path in _current_files(folder):
-            tail = tails.get(path)
+    folder = _Folder(Path(log_dir))
+    try:
+        while True:
+            fresh = folder.read()
+            for line in fresh:
+                wanted.learn(line)
+            yield from (line for line in sorted(fresh, key=_time) if wanted.matches(line))
+            wait()
+    finally:
+        folder.close()
+
+
+class _Folder:
+    """The log files of a node while they grow."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tails: dict[Path, _Tail] = {}
+        self._begun = False
+
+    def read(self) -> list[Line]:
+        """Whole lines added to any file since the last call; the first time, all of them."""
+        fresh = [line for tail in self._tails.values() for line in tail.read()]
+        if not self._begun:
+            self._begun = True
+            fresh += [line for path in _log_files(self._path) if path.suffix == OLD for line in _lines(path)]
+        for path in _current_files(self._path):
+            tail = self._tails.get(path)
             if tail is None or tail.moved_aside():
                 if tail is not None:
                     fresh += tail.read()
                     tail.close()
-                tails[path] = _Tail(path, path.stat().st_ino)
-                fresh += tails[path].read()
-        for line in fresh:
-            wanted.learn(line)
-        yield from (line for line in sorted(fresh, key=_time) if wanted.matches(line))
-        wait()
+                self._tails[path] = _Tail(path)
+                fresh += self._tails[path].read()
+        return fresh
+
+    def close(self) -> None:
+        for tail in self._tails.values():
+            tail.close()
 
 
 class _Tail:
     """One file that is being read while it grows."""
 
-    def __init__(self, path: Path, inode: int) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._inode = inode
         self._file = path.open("rb")
+        self._inode = os.fstat(self._file.fileno()).st_ino
         self._rest = b""
 
     def read(self) -> list[Line]:
