@@ -136,3 +136,7 @@ class Flush(Message):
 
 class Inspect(Message):
     """Call, answered by `Pool`."""
+
+
+class CheckAccounts(Message):
+    """Cast by the cache to itself every `CHECK_PERIOD` seconds: look whether the accounts add up, repair them if not."""

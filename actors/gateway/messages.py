@@ -1,8 +1,10 @@
-"""The gateway takes no messages of its own: it is a client of the node, and HTTP is its mailbox."""
+"""What the gateway understands. Its mailbox proper is HTTP; towards the node it is a client."""
 
 from __future__ import annotations
 
 import msgspec
+
+from sgl_actors.actors.microkernel.wire import Message
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,3 +23,15 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body: int = 8 << 20
     max_choices: int = 128
     timeout: float = 600.0
+
+
+class Describe(Message):
+    """Call, answered by `Listening`."""
+
+
+class Listening(Message):
+    """Where the gateway answers; `port` is the real one when the configuration says 0."""
+
+    host: str
+    port: int
+    url: str

@@ -79,7 +79,7 @@ class Cell:
         statistics: dict[str, float] = {}
         if self.actor is not None:
             try:
-                statistics = self.actor.statistics()
+                statistics = {name: float(value) for name, value in self.actor.statistics().items()}
             except Exception as error:  # noqa: BLE001 - an author's counters must not end the kernel's answer
                 self.log.warning("statistics failed", error=repr(error))
         busy = self.system.now() - self.busy_since if self.busy_since else 0.0

@@ -186,6 +186,8 @@ def hide_private(_logger: Any, _method: str, line: structlog.typing.EventDict) -
     """Write what belongs to users as {length, sha256}: enough to tell texts apart, nothing to read."""
     for key in PRIVATE & line.keys():
         value = line[key]
+        if value is None or isinstance(value, bool | int | float):
+            continue  # a count of tokens gives nothing away
         raw = value if isinstance(value, bytes) else str(value).encode()
         size = len(value) if isinstance(value, str | bytes | list | tuple) else len(raw)
         line[key] = {"length": size, "sha256": hashlib.sha256(raw).hexdigest()[:12]}

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.control import KERNEL, Hello, Table
 from sgl_actors.actors.microkernel.kernel import KernelActor
-from sgl_actors.actors.microkernel.logs import actor_logger
+from sgl_actors.actors.microkernel.logs import DEFAULT_SIZE, actor_logger
 from sgl_actors.actors.microkernel.system import System
 from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
 
@@ -38,7 +39,15 @@ class Boot(msgspec.Struct, frozen=True):
     root: Address
     log_dir: str
     config: dict[str, Any]
+    log_level: str = "info"
+    log_size: int = DEFAULT_SIZE
     force_codec: bool = False
+
+    def logger(self, address: Address) -> structlog.stdlib.BoundLogger:
+        """The log of one of its actors."""
+        return actor_logger(
+            self.log_dir, address.name, address.epoch, level=self.log_level, max_bytes=self.log_size
+        )
 
 
 def die_with_parent(parent: int) -> None:
@@ -96,7 +105,7 @@ async def live(boot: Boot) -> None:
         boot.process,
         ZmqTransport(boot.endpoint),
         config=boot.config,
-        logger=lambda address: actor_logger(Path(boot.log_dir), address.name, address.epoch),
+        logger=boot.logger,
         force_codec=boot.force_codec,
     )
     await system.open()

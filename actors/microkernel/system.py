@@ -39,6 +39,8 @@ from sgl_actors.actors.microkernel.wire import (
 from sgl_actors.errors import ActorDown, InvalidRequest, Overloaded, ProtocolError
 
 M = TypeVar("M", bound=Message)
+_ANSWERS = (Kind.REPLY, Kind.ITEM, Kind.END, Kind.FAULT)
+
 LoggerFactory = Callable[[Address], structlog.stdlib.BoundLogger]
 
 TOMBSTONES = 4096
@@ -410,6 +412,8 @@ class System:
             except ProtocolError as error:
                 self._bad_frame(error)
                 self._refuse(envelope, error)
+                if envelope.kind in _ANSWERS and (pending := self._pending.get(envelope.id)) is not None:
+                    pending.fail(error)
                 continue
             try:
                 self.route(envelope, message)
@@ -436,7 +440,7 @@ class System:
             if message is None:
                 raise ProtocolError("no payload")
             self._route_request(envelope, message)
-        elif kind in (Kind.REPLY, Kind.ITEM, Kind.END, Kind.FAULT):
+        elif kind in _ANSWERS:
             pending = self._pending.get(envelope.id)
             if pending is None or pending.to.endpoint != envelope.frm.endpoint:
                 self.counters["late_answers"] += 1

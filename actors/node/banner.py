@@ -21,7 +21,7 @@ def format_size(count: float) -> str:
     """Bytes for people: ``88.2 MiB``, ``1.0 GiB``."""
     unit = "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < FIRST_UNIT or unit == "TiB":
+        if round(count, 1) < FIRST_UNIT or unit == "TiB":
             break
         count /= FIRST_UNIT
     return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

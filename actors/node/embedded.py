@@ -16,15 +16,18 @@ import tempfile
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.cell import Cell
 from sgl_actors.actors.microkernel.control import KERNEL, Hello, Table
 from sgl_actors.actors.microkernel.kernel import KernelActor
+from sgl_actors.actors.microkernel.logs import actor_logger
 from sgl_actors.actors.microkernel.root import ROOT
-from sgl_actors.actors.microkernel.system import Outside, System
+from sgl_actors.actors.microkernel.system import LoggerFactory, Outside, System
 from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
+from sgl_actors.actors.node.record import read_record
 from sgl_actors.errors import ActorDown, DeadlineExceeded, NotReady, SglActorsError, error_class
 
 JOIN_TIMEOUT = 10.0
@@ -73,7 +76,7 @@ async def join(endpoint: str) -> NodeHandle:
     label = f"client-{os.getpid()}-{secrets.token_hex(3)}"
     if endpoint.startswith("ipc://") and not folder.is_dir():
         raise NotReady(f"no node at {endpoint}")
-    system = System(label, ZmqTransport(f"ipc://{folder / label}.ipc"))
+    system = System(label, ZmqTransport(f"ipc://{folder / label}.ipc"), logger=_client_logger(folder))
     await system.open()
     kernel = system.spawn(KernelActor, KERNEL, {"system": system, "terminated": asyncio.Event()})
     root = Address(ROOT, 0, endpoint)
@@ -88,6 +91,18 @@ async def join(endpoint: str) -> NodeHandle:
     system.transport.watch(endpoint)
     system.on_lost = system.peer_down
     return NodeHandle(system)
+
+
+def _client_logger(runtime_dir: Path) -> LoggerFactory:
+    """All of a client's actors write to one file beside the node's logs; without a node's record nothing is written."""
+    record = read_record(runtime_dir)
+    log_dir = Path(os.devnull) if record is None else Path(record.log_dir)
+    shared = actor_logger(log_dir, "clients", 0)
+
+    def logger(address: Address) -> structlog.stdlib.BoundLogger:
+        return shared.bind(actor=address.name, epoch=address.epoch)
+
+    return logger
 
 
 class EmbeddedRequest(msgspec.Struct, frozen=True):

@@ -18,7 +18,6 @@ from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.cell import Cell
 from sgl_actors.actors.microkernel.control import KERNEL
 from sgl_actors.actors.microkernel.kernel import KernelActor
-from sgl_actors.actors.microkernel.logs import actor_logger
 from sgl_actors.actors.microkernel.process import Boot
 from sgl_actors.actors.microkernel.root import ROOT, Root, root_endpoint
 from sgl_actors.actors.microkernel.supervisor import ChildSpec, Supervisor
@@ -84,10 +83,17 @@ class RunningNode:
             config.supervisor.intensity,
             config.supervisor.period,
         )
-        boot = Boot("", "", Address(ROOT, 1, self.endpoint), str(config.log_dir), self.config.to_builtins())
-        self.system = System(
-            ROOT, ZmqTransport(self.endpoint), logger=lambda a: actor_logger(config.log_dir, a.name, a.epoch)
+        options = config.node
+        boot = Boot(
+            "",
+            "",
+            Address(ROOT, 1, self.endpoint),
+            options.log_dir,
+            self.config.to_builtins(),
+            options.log_level,
+            options.log_size,
         )
+        self.system = System(ROOT, ZmqTransport(self.endpoint), logger=boot.logger)
         self._root_config = {
             "system": self.system,
             "supervisor": self.supervisor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def follow(
     *,
     request: str | None = None,
     actor: str | None = None,
-) -> Iterator[Line]:
+) -> Generator[Line, None, None]:
     """Yield what `merge` does and then, for ever, what is added; `wait` is called before each look at the files.
 
     Lines added between two looks are sorted among themselves. A file that was moved aside is read to its end first; what was moved aside twice between two looks is not seen.

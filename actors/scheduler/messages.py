@@ -142,7 +142,11 @@ class Drained(Message):
     """Nothing is in flight."""
 
 
+class Tick(Message):
+    """Cast by the scheduler to itself when a deadline is due."""
+
+
 __all__ = [
     "Abort", "DescribeModel", "Drain", "Drained", "Finish", "FlushCache", "Flushed", "Logprobs", "ModelInfo", "Progress",
-    "Sampling", "Sequence", "Stop", "Submit", "TokenLogprob", "Update",
+    "Sampling", "Sequence", "Stop", "Submit", "Tick", "TokenLogprob", "Update",
 ]  # fmt: skip

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_actors.actors.microkernel import logs
-from sgl_actors.actors.microkernel.logs import LogFile, actor_logger, close_all, log_path, statistics, timestamp
+from sgl_actors.actors.microkernel.logs import (
+    LogFile,
+    actor_logger,
+    close_all,
+    log_path,
+    statistics,
+    timestamp,
+)
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_all()
 
 
-def lines(path):
+def lines(path: Path) -> list[dict[str, Any]]:
     """The decoded lines of a log file."""
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
 
 
-def test_a_line_says_when_who_and_what(tmp_path):
+def test_a_line_says_when_who_and_what(tmp_path: Path) -> None:
     """Time, level, event, actor and epoch come first, then what was bound and what was given."""
     moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     log = actor_logger(tmp_path, "worker/0", 3, clock=lambda: moment)
@@ -38,26 +47,26 @@ def test_a_line_says_when_who_and_what(tmp_path):
     )
 
 
-def test_lines_below_the_level_are_not_written(tmp_path):
+def test_lines_below_the_level_are_not_written(tmp_path: Path) -> None:
     """The least level is written, those below it are not; `exception` counts as an error."""
     log = actor_logger(tmp_path, "a", 1, level="warning")
     log.debug("1")
     log.info("2")
     log.warning("3")
     try:
-        raise ValueError("boom")
+        int("boom")
     except ValueError:
         log.exception("4")
     first, second = lines(log_path(tmp_path, "a"))
     assert (first["event"], first["level"]) == ("3", "warning")
     assert (second["event"], second["level"]) == ("4", "error")
-    assert "ValueError: boom" in second["exception"]
+    assert "ValueError: invalid literal" in second["exception"]
 
 
-def test_texts_of_users_are_written_as_length_and_hash(tmp_path):
+def test_texts_of_users_are_written_as_length_and_hash(tmp_path: Path) -> None:
     """Prompts, outputs and keys cannot be read in a log, yet equal ones can be told from different ones."""
     log = actor_logger(tmp_path, "a", 1)
-    log.info("asked", prompt="my secret", api_key="sk-1", text="my secret", messages=["x", "y"])
+    log.info("asked", prompt="my secret", api_key="sk-1", text="my secret", messages=["x", "y"], output=7)
     raw = log_path(tmp_path, "a").read_text()
     assert "secret" not in raw
     assert "sk-1" not in raw
@@ -66,9 +75,10 @@ def test_texts_of_users_are_written_as_length_and_hash(tmp_path):
     assert line["prompt"]["length"] == 9
     assert line["messages"]["length"] == 2
     assert line["api_key"] != line["prompt"]
+    assert line["output"] == 7
 
 
-def test_a_file_is_bounded_and_one_older_one_is_kept(tmp_path):
+def test_a_file_is_bounded_and_one_older_one_is_kept(tmp_path: Path) -> None:
     """A full file is moved aside; together they never hold more than twice the bound, and the newest line is there."""
     log = actor_logger(tmp_path, "a", 1, max_bytes=1000)
     for number in range(100):
@@ -80,7 +90,7 @@ def test_a_file_is_bounded_and_one_older_one_is_kept(tmp_path):
     assert numbers == list(range(numbers[0], 100))
 
 
-def test_a_file_that_another_process_has_moved_aside_is_left_alone(tmp_path):
+def test_a_file_that_another_process_has_moved_aside_is_left_alone(tmp_path: Path) -> None:
     """When two writers share a file, the one that finds it moved aside opens the new one and loses nothing of it."""
     one, two = (LogFile(tmp_path / "a.jsonl", max_bytes=100) for _ in range(2))
     one.write(b"1" * 60)
@@ -92,7 +102,7 @@ def test_a_file_that_another_process_has_moved_aside_is_left_alone(tmp_path):
     two.close()
 
 
-def test_a_full_disk_drops_lines_and_counts_them(tmp_path, monkeypatch):
+def test_a_full_disk_drops_lines_and_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no room left the actor goes on; lines are counted as dropped, and written again when there is room."""
     log = actor_logger(tmp_path, "a", 1)
     log.info("before")
@@ -101,28 +111,30 @@ def test_a_full_disk_drops_lines_and_counts_them(tmp_path, monkeypatch):
     def full(_fd: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(logs.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     log.info("lost")
-    monkeypatch.setattr(logs.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     log.info("after")
     assert [line["event"] for line in lines(log_path(tmp_path, "a"))] == ["before", "after"]
     assert statistics() == {"log_lines": 2.0, "log_dropped": 1.0}
 
 
-def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path, monkeypatch):
+def test_a_line_that_was_cut_off_does_not_spoil_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If only part of a line fits, the next one begins on a line of its own."""
     log = actor_logger(tmp_path, "a", 1)
     write = os.write
-    monkeypatch.setattr(logs.os, "write", lambda fd, data: write(fd, data[:10]))
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10]))
     log.info("cut")
-    monkeypatch.setattr(logs.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     log.info("whole")
     last = log_path(tmp_path, "a").read_bytes().splitlines()[-1]
     assert msgspec.json.decode(last)["event"] == "whole"
     assert statistics()["log_dropped"] == 1.0
 
 
-def test_a_log_folder_that_cannot_be_made_ends_nobody(tmp_path):
+def test_a_log_folder_that_cannot_be_made_ends_nobody(tmp_path: Path) -> None:
     """A file where the folder should be makes every line a dropped one."""
     (tmp_path / "file").write_text("")
     log = actor_logger(tmp_path / "file" / "logs", "a", 1)
@@ -130,7 +142,7 @@ def test_a_log_folder_that_cannot_be_made_ends_nobody(tmp_path):
     assert statistics() == {"log_lines": 0.0, "log_dropped": 1.0}
 
 
-def test_incarnations_of_an_actor_share_its_file(tmp_path):
+def test_incarnations_of_an_actor_share_its_file(tmp_path: Path) -> None:
     """The next incarnation writes on in the same file, under its own epoch."""
     actor_logger(tmp_path, "a", 1).info("x")
     actor_logger(tmp_path, "a", 2).info("y")
@@ -155,7 +167,9 @@ def test_incarnations_of_an_actor_share_its_file(tmp_path):
         max_size=4,
     )
 )
-def test_any_value_makes_one_decodable_line(tmp_path_factory, values):
+def test_any_value_makes_one_decodable_line(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
+) -> None:
     """Huge integers, lone surrogates, bytes and objects are written somehow; numbers beside them stay numbers."""
     path = tmp_path_factory.mktemp("logs")
     log = actor_logger(path, "a", 1)
@@ -167,7 +181,7 @@ def test_any_value_makes_one_decodable_line(tmp_path_factory, values):
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.timedeltas(timedelta(0), timedelta(days=1)))
-def test_times_sort_as_text(moment, later):
+def test_times_sort_as_text(moment: datetime, later: timedelta) -> None:
     """The text of a later time is never smaller."""
     if moment.year < 9999 and moment.year >= 1000:
         assert timestamp(moment) <= timestamp(moment + later)

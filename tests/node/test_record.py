@@ -27,7 +27,7 @@ def gone() -> int:
     return child.pid
 
 
-def test_the_only_running_node_needs_no_name(tmp_path, gone):
+def test_the_only_running_node_needs_no_name(tmp_path: Path, gone: int) -> None:
     """A record whose process has ended does not count."""
     put(tmp_path / "a", "a", os.getpid())
     put(tmp_path / "b", "b", gone)
@@ -35,7 +35,7 @@ def test_the_only_running_node_needs_no_name(tmp_path, gone):
     assert find_node(base=tmp_path).name == "a"
 
 
-def test_of_several_nodes_one_has_to_be_named(tmp_path):
+def test_of_several_nodes_one_has_to_be_named(tmp_path: Path) -> None:
     """The message lists them."""
     put(tmp_path / "a", "a", os.getpid())
     put(tmp_path / "b", "b", os.getpid())
@@ -44,7 +44,7 @@ def test_of_several_nodes_one_has_to_be_named(tmp_path):
     assert find_node(tmp_path / "b").name == "b"
 
 
-def test_no_node_is_said_with_what_to_do(tmp_path, gone):
+def test_no_node_is_said_with_what_to_do(tmp_path: Path, gone: int) -> None:
     """No record, a damaged one, and one whose process has ended are told apart."""
     with pytest.raises(NotReady, match="no node is running; start one with: sgl-actors start"):
         find_node(base=tmp_path)

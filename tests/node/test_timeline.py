@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.stdlib import BoundLogger
 
 from sgl_actors.actors.microkernel.logs import actor_logger, close_all, log_path
 from sgl_actors.actors.node.timeline import Line, follow, merge
@@ -28,18 +30,25 @@ class Clock:
 
 
 @pytest.fixture
-def node(tmp_path):
+def node(tmp_path: Path) -> Iterator[Callable[..., BoundLogger]]:
     """A function that gives the loggers of a node; all read one clock."""
     clock = Clock()
     yield lambda name, epoch=1, **kwargs: actor_logger(tmp_path, name, epoch, clock=clock, **kwargs)
     close_all()
 
 
+def take(steps: Iterator[Callable[[], object]]) -> None:
+    """Do the next step: something that happens between two looks at the files."""
+    next(steps)()
+
+
 def events(lines: Iterator[Line] | list[Line]) -> list[str]:
     return [line["event"] for line in lines]
 
 
-def test_lines_of_all_actors_are_in_the_order_of_time(node, tmp_path):
+def test_lines_of_all_actors_are_in_the_order_of_time(
+    node: Callable[..., BoundLogger], tmp_path: Path
+) -> None:
     """Lines written in turn by several actors come out in that turn."""
     order = ["scheduler", "cache", "worker/0", "scheduler", "cache"]
     for number, name in enumerate(order):
@@ -49,7 +58,9 @@ def test_lines_of_all_actors_are_in_the_order_of_time(node, tmp_path):
 
 
 @given(st.lists(st.sampled_from(["a", "b/0", "c"]), max_size=30), st.integers(150, 2000))
-def test_the_time_line_is_sorted_however_files_were_moved_aside(tmp_path_factory, names, size):
+def test_the_time_line_is_sorted_however_files_were_moved_aside(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], size: int
+) -> None:
     """Older files come before newer ones; what is still there is in order and ends with the last line."""
     path = tmp_path_factory.mktemp("logs")
     clock = Clock()
@@ -61,7 +72,9 @@ def test_the_time_line_is_sorted_however_files_were_moved_aside(tmp_path_factory
     assert numbers[-1:] == [len(names) - 1][: len(names)]
 
 
-def test_a_request_s_time_line_has_its_own_lines_and_those_of_its_trace(node, tmp_path):
+def test_a_request_s_time_line_has_its_own_lines_and_those_of_its_trace(
+    node: Callable[..., BoundLogger], tmp_path: Path
+) -> None:
     """Lines count that name the request, alone or among others, or that have its trace and name no request."""
     node("gateway").info("accepted", trace="t1")
     node("gateway").info("other", trace="t2")
@@ -76,7 +89,7 @@ def test_a_request_s_time_line_has_its_own_lines_and_those_of_its_trace(node, tm
     assert events(merge(tmp_path, request="nobody")) == []
 
 
-def test_damaged_lines_are_left_out(node, tmp_path):
+def test_damaged_lines_are_left_out(node: Callable[..., BoundLogger], tmp_path: Path) -> None:
     """A line that was cut off, is no object or has no time does not end the reading."""
     node("a").info("1")
     with log_path(tmp_path, "a").open("ab") as file:
@@ -85,14 +98,16 @@ def test_damaged_lines_are_left_out(node, tmp_path):
     assert events(merge(tmp_path)) == ["1", "2"]
 
 
-def test_a_folder_without_logs_is_an_empty_time_line(tmp_path):
+def test_a_folder_without_logs_is_an_empty_time_line(tmp_path: Path) -> None:
     """Before anything was logged there is nothing to print."""
     assert list(merge(tmp_path / "none")) == []
 
 
-def test_following_goes_on_with_new_lines_new_files_and_moved_ones(node, tmp_path):
+def test_following_goes_on_with_new_lines_new_files_and_moved_ones(
+    node: Callable[..., BoundLogger], tmp_path: Path
+) -> None:
     """After what is there come added lines, lines of a new actor, and lines around a file being moved aside, each once."""
-    steps = iter(
+    steps: Iterator[Callable[[], object]] = iter(
         [
             lambda: node("a").info("2"),
             lambda: (node("b").info("3"), node("a").info("4")),
@@ -101,39 +116,43 @@ def test_following_goes_on_with_new_lines_new_files_and_moved_ones(node, tmp_pat
     )
     node("a").info("0")
     node("b").info("1")
-    lines = follow(tmp_path, lambda: next(steps)())
+    lines = follow(tmp_path, lambda: take(steps))
     assert events(list(islice(lines, 5))) == ["0", "1", "2", "3", "4"]
     # moved aside three times between two looks: what the newest file holds is seen
     assert events(list(islice(lines, 1))) == ["c3"]
     lines.close()
 
 
-def test_following_reads_the_rest_of_a_file_that_was_moved_aside(node, tmp_path):
+def test_following_reads_the_rest_of_a_file_that_was_moved_aside(
+    node: Callable[..., BoundLogger], tmp_path: Path
+) -> None:
     """Lines written before and after the move are all printed."""
-    log = node("a", max_bytes=500)
+    log = node("a", max_bytes=400)
     log.info("0")
-    steps = iter([lambda: [log.info(str(n), pad="x" * 100) for n in (1, 2)]])
-    lines = follow(tmp_path, lambda: next(steps)())
+    steps: Iterator[Callable[[], object]] = iter([lambda: [log.info(str(n), pad="x" * 100) for n in (1, 2)]])
+    lines = follow(tmp_path, lambda: take(steps))
     assert events(list(islice(lines, 3))) == ["0", "1", "2"]
     assert (tmp_path / "a.jsonl.1").exists()
     lines.close()
 
 
-def test_following_a_request_learns_its_trace_as_it_comes(node, tmp_path):
+def test_following_a_request_learns_its_trace_as_it_comes(
+    node: Callable[..., BoundLogger], tmp_path: Path
+) -> None:
     """A line of the trace counts once a line of the request has stated it."""
-    steps = iter(
+    steps: Iterator[Callable[[], object]] = iter(
         [
             lambda: node("a").info("named", request="r", trace="t"),
             lambda: node("b").info("traced", trace="t"),
         ]
     )
     node("a").info("before")
-    lines = follow(tmp_path, lambda: next(steps)(), request="r")
+    lines = follow(tmp_path, lambda: take(steps), request="r")
     assert events(list(islice(lines, 2))) == ["named", "traced"]
     lines.close()
 
 
-def test_half_a_line_is_printed_when_it_is_whole(tmp_path):
+def test_half_a_line_is_printed_when_it_is_whole(tmp_path: Path) -> None:
     """A reader that looks while a line is being written waits for its end."""
     path = log_path(tmp_path, "a")
     path.write_bytes(b'{"ts":"2026-01-01T00:00:00.000000Z",')

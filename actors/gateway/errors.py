@@ -1,0 +1,113 @@
+"""Errors as HTTP clients see them: the OpenAI error object, on every route.
+
+A client reads the type, the offending field and a stable code; what went wrong inside an actor stays in the logs.
+"""
+
+from __future__ import annotations
+
+import http
+from typing import TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from sgl_actors.errors import InvalidRequest, NotReady, Overloaded, SglActorsError
+
+RETRY_AFTER: dict[type[SglActorsError], int] = {Overloaded: 1, NotReady: 2}
+"""Seconds after which a client may try again."""
+
+TYPES = {
+    401: "authentication_error",
+    429: "rate_limit_error",
+    499: "cancelled",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+"""Error types by status; other 4xx are invalid_request_error, other 5xx server_error."""
+
+E = TypeVar("E", bound=BaseException)
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """The inside of an error answer."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """An error answer: ``{"error": {"message", "type", "param", "code"}}``."""
+
+    error: ErrorObject
+
+
+class ClientGone(Exception):
+    """The client closed its connection; its work has been cancelled and there is nobody to answer."""
+
+
+def status_of(error: BaseException) -> int:
+    """HTTP status that `error` is answered with."""
+    if isinstance(error, SglActorsError):
+        return error.status
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return 500
+
+
+def describe(error: BaseException, trace: str = "") -> ErrorBody:
+    """Describe `error` for a client; what is not of our making shows neither its type nor its text."""
+    status = status_of(error)
+    default = "server_error" if status >= 500 else "invalid_request_error"
+    kind = TYPES.get(status, default)
+    if isinstance(error, SglActorsError) and status != 500:
+        return ErrorBody(ErrorObject(error.message, kind, error.param, error.code))
+    if isinstance(error, HTTPException):
+        phrase = http.HTTPStatus(status).phrase
+        detail = error.detail if error.detail != phrase else f"{phrase}: see / for the endpoints of this node"
+        return ErrorBody(ErrorObject(detail, kind, None, phrase.lower().replace(" ", "_")))
+    code = error.code if isinstance(error, SglActorsError) else "internal_error"
+    return ErrorBody(
+        ErrorObject(f"the request failed inside the node; its log has it under {trace!r}", kind, None, code)
+    )
+
+
+def error_response(error: BaseException, trace: str = "") -> Response:
+    """Answer with the error object, the right status and, where retrying helps, `Retry-After`."""
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    status = status_of(error)
+    for cls, seconds in RETRY_AFTER.items():
+        if isinstance(error, cls):
+            headers["Retry-After"] = str(seconds)
+    if status == 413:
+        headers["Connection"] = "close"
+    body = msgspec.json.encode(describe(error, trace))
+    return Response(body, status, headers, media_type="application/json")
+
+
+def invalid(error: msgspec.DecodeError) -> InvalidRequest:
+    """Map what msgspec says of a body to our error, with the field it is about.
+
+    msgspec ends its text with the place: ``Expected `int`, got `str` - at `$.messages[0].content` ``.
+    """
+    text, _, place = str(error).rpartition(" - at `$")
+    if not text:
+        return InvalidRequest(f"the body is no valid JSON: {error}")
+    param = place.rstrip("`").lstrip(".") or None
+    return InvalidRequest(f"{param or 'body'}: {text}", param=param)
+
+
+def first_of(group: BaseExceptionGroup[E]) -> BaseException:
+    """The exception that a client should hear of: the first of ours in the group, else the first of all."""
+    leaves: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(reversed(error.exceptions))
+        else:
+            leaves.append(error)
+    ours = [leaf for leaf in leaves if isinstance(leaf, SglActorsError)]
+    return (ours or leaves)[0]

@@ -1,0 +1,112 @@
+"""Running the generations of one HTTP request, and keeping the books about them."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from sgl_actors.actors.gateway.answer import Answer
+from sgl_actors.actors.gateway.exchange import Exchange
+from sgl_actors.actors.gateway.generation import Ask, Emit, Generation
+from sgl_actors.actors.gateway.openai_types import PromptDetails, Usage
+from sgl_actors.actors.gateway.service import Service
+from sgl_actors.actors.gateway.sse import until_gone
+from sgl_actors.actors.tokenizer.messages import Chunk
+
+
+class Job:
+    """The generations of one request, with the books kept about them.
+
+    Attributes:
+        id: shown to the client, and the stem of the node's request ids.
+        created: wall clock, seconds since the epoch.
+        answers: what came so far, by choice.
+        began: monotonic seconds when its request came in.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        exchange: Exchange,
+        asks: list[Ask],
+        *,
+        stem: str,
+        model: str,
+        rids: list[str] | None = None,
+    ) -> None:
+        self.id, self.model = stem, model
+        self.created = int(service.clock())
+        self.generation = Generation(
+            service.node, asks, stem=stem, timeout=service.options.timeout, trace=exchange.trace
+        )
+        self.answers = [Answer(index) for index in range(self.generation.choices)]
+        self.began = exchange.began
+        self._service, self._exchange = service, exchange
+        self._names = {stem: self.generation.ids} if rids is None else self.generation.ids_by(rids)
+        self._times = [0.0] * len(self.answers)
+        exchange.request = stem
+        exchange.prompts = len(asks)
+        exchange.prompt_length = sum(ask.prompt.length for ask in asks)
+        exchange.prompt_hash = asks[0].prompt.digest
+
+    async def collect(self, request: Request, *, raise_abort: bool = True) -> list[Answer]:
+        """Run everything to its end; it is aborted when the client leaves (`ClientGone`)."""
+
+        async def nothing(index: int, chunk: Chunk) -> None:
+            """Nobody listens before the end."""
+
+        await until_gone(request.receive, self.run(nothing, raise_abort=raise_abort))
+        return self.answers
+
+    async def run(self, emit: Emit, *, raise_abort: bool = True) -> None:
+        """Run everything; `emit` is called after each chunk has been added to its answer."""
+        metrics, model = self._service.metrics, self.model
+
+        async def take(index: int, chunk: Chunk) -> None:
+            self.answers[index].add(chunk)
+            self._observe(index, len(chunk.token_ids))
+            await emit(index, chunk)
+
+        metrics.requests.labels(model).inc()
+        try:
+            with self._service.abortable(self._names):
+                await self.generation.run(take, raise_abort=raise_abort)
+        except BaseException:
+            metrics.aborted.labels(model).inc()
+            raise
+        finally:
+            self._count()
+        metrics.whole.labels(model).observe(self._service.now() - self._exchange.began)
+
+    def usage(self) -> Usage:
+        """Tokens so far; each prompt counts once."""
+        prompt = cached = index = 0
+        for number, ask in enumerate(self.generation.asks):
+            first = self.answers[index]
+            head = self.generation.heads.get(number)
+            prompt += first.prompt_tokens
+            cached += first.cached_tokens if head is None else head.cached_tokens
+            index += ask.n
+        completion = sum(answer.completion_tokens for answer in self.answers)
+        return Usage(prompt, completion, prompt + completion, PromptDetails(cached))
+
+    def _observe(self, index: int, tokens: int) -> None:
+        if not tokens:
+            return
+        now, last = self._service.now(), self._times[index]
+        metrics, model = self._service.metrics, self.model
+        if not last:
+            metrics.first_token.labels(model).observe(now - self._exchange.began)
+        else:
+            between = metrics.between_tokens.labels(model)
+            for _ in range(tokens):
+                between.observe((now - last) / tokens)
+        self._times[index] = now
+
+    def _count(self) -> None:
+        usage = self.usage()
+        metrics, model, exchange = self._service.metrics, self.model, self._exchange
+        exchange.prompt_tokens, exchange.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        exchange.cached_tokens = usage.prompt_tokens_details.cached_tokens
+        metrics.prompt_tokens.labels(model).inc(usage.prompt_tokens)
+        metrics.cached_tokens.labels(model).inc(exchange.cached_tokens)
+        metrics.generated.labels(model).inc(usage.completion_tokens)

@@ -1,0 +1,77 @@
+"""How much one request may ask for. Everything is checked before any of it reaches the node."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+
+from sgl_actors.errors import InvalidRequest
+
+MAX_TOTAL_CHOICES = 1024
+"""Most answers of one request, over all its prompts."""
+MAX_STOPS = 64
+MAX_STOP_LENGTH = 1024
+MAX_STOP_IDS = 1024
+MAX_BIASES = 4096
+MAX_TOP_LOGPROBS = 100
+MAX_CHAT_TOP_LOGPROBS = 20
+MAX_MESSAGES = 4096
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}")
+
+
+def request_id(offered: str | None) -> str:
+    """The trace id of a request: the client's label if it is a harmless one, else one of our own.
+
+    A label of up to 128 letters, digits, ``._:-`` is taken; it names lines of the log and is never an address, a path,
+    a metric label or the id of anything in the node.
+    """
+    if offered is not None and _REQUEST_ID.fullmatch(offered):
+        return offered
+    return f"req-{secrets.token_hex(8)}"
+
+
+def check_choices(n: int, prompts: int, most: int) -> None:
+    """Refuse too many answers or prompts."""
+    if n > most:
+        raise InvalidRequest(f"n: {n} is over this node's limit of {most} ([gateway] max_choices)", param="n")
+    if prompts > most:
+        raise InvalidRequest(
+            f"prompt: {prompts} prompts in one request, this node takes {most} ([gateway] max_choices)",
+            param="prompt",
+        )
+    if n * prompts > MAX_TOTAL_CHOICES:
+        raise InvalidRequest(
+            f"n: {prompts} prompts with n={n} are over {MAX_TOTAL_CHOICES} answers", param="n"
+        )
+
+
+def check_stops(stop: str | list[str] | None, param: str = "stop") -> tuple[str, ...]:
+    """Stop strings as a tuple; empty strings ask for nothing and are dropped."""
+    if stop is None:
+        return ()
+    strings = (stop,) if isinstance(stop, str) else tuple(stop)
+    if len(strings) > MAX_STOPS:
+        raise InvalidRequest(f"{param}: {len(strings)} strings, at most {MAX_STOPS} are allowed", param=param)
+    for text in strings:
+        if len(text) > MAX_STOP_LENGTH:
+            raise InvalidRequest(
+                f"{param}: a string is longer than {MAX_STOP_LENGTH} characters", param=param
+            )
+    return tuple(text for text in strings if text)
+
+
+def check_ids(ids: Iterable[int], vocabulary: int, param: str) -> None:
+    """Refuse token ids that the model does not have."""
+    for token in ids:
+        if not 0 <= token < vocabulary:
+            raise InvalidRequest(
+                f"{param}: {token} is no token id of this model (0 to {vocabulary - 1})", param=param
+            )
+
+
+def check_length(values: int, most: int, param: str) -> None:
+    """Refuse a list or object with too many entries."""
+    if values > most:
+        raise InvalidRequest(f"{param}: {values} entries, at most {most} are allowed", param=param)

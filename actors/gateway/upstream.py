@@ -1,0 +1,73 @@
+"""The node as the gateway sees it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
+
+from sgl_actors.actors.microkernel.messages import Actors, ListActors
+from sgl_actors.actors.node.client import NodeClient
+from sgl_actors.actors.scheduler.messages import FlushCache, Flushed
+from sgl_actors.actors.tokenizer.messages import (
+    Cancel,
+    Chunk,
+    Generate,
+    Texts,
+    TokenIds,
+    Tokenize,
+    TokenizerInfo,
+)
+from sgl_actors.actors.worker.messages import ModelInfo
+
+ROOT_TIMEOUT = 0.5
+"""Seconds the root has to say how the actors are."""
+
+
+class Upstream(Protocol):
+    """What the routes need of a node; tests put a fake here. Errors are those of `NodeClient`."""
+
+    def generate(self, request: Generate, *, timeout: float = ..., trace: str = ...) -> AsyncIterator[Chunk]:
+        """Chunks up to the one with `finish`; it is an async generator, closing it aborts at the source."""
+
+    async def complete(self, request: Generate, *, timeout: float = ..., trace: str = ...) -> Chunk:
+        """Everything as one chunk."""
+
+    async def tokenize(self, request: Tokenize) -> TokenIds:
+        """Ids of a text or a rendered chat."""
+
+    async def detokenize(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> str:
+        """Text of ids."""
+
+    async def pieces(self, token_ids: list[int]) -> Texts:
+        """Text and bytes of each id by itself."""
+
+    async def model(self) -> ModelInfo:
+        """What the node serves."""
+
+    async def tokenizer(self) -> TokenizerInfo:
+        """Special tokens and the chat template."""
+
+    def cancel(self, ids: Iterable[str], *, everything: bool = ...) -> None:
+        """Abort requests by id; unknown ids are no error."""
+
+    async def actors(self) -> Actors:
+        """How all actors are."""
+
+    async def flush(self) -> Flushed:
+        """Empty the prefix cache unless requests run."""
+
+
+class NodeUpstream(NodeClient):
+    """The real node."""
+
+    def cancel(self, ids: Iterable[str], *, everything: bool = False) -> None:
+        """See `Upstream.cancel`."""
+        self.ctx.cast("tokenizer", Cancel(list(ids), everything), control=True)
+
+    async def actors(self) -> Actors:
+        """See `Upstream.actors`."""
+        return await self.ctx.call("root", ListActors(), Actors, timeout=ROOT_TIMEOUT, control=True)
+
+    async def flush(self) -> Flushed:
+        """See `Upstream.flush`."""
+        return await self.ask("scheduler", FlushCache(), Flushed)

@@ -1,0 +1,102 @@
+"""A node over HTTP, with the interface of `NodeClient`: what programs use after `connect("http://…")`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import httpx2
+import msgspec
+
+from sgl_actors.actors.node.client import merge
+from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
+from sgl_actors.errors import DeadlineExceeded, NotReady, ProtocolError
+from sgl_actors.lang.backends.native import Events, Plain, Tokens, failure, generate_body, tokenize_body
+
+CONNECTIONS = 1024
+CONNECT_TIMEOUT = 10.0
+TOKENIZE_TIMEOUT = 30.0
+
+A = TypeVar("A")
+
+
+class HttpClient:
+    """Asks the node at `url`. Close it."""
+
+    def __init__(self, url: str, transport: httpx2.AsyncBaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx2.AsyncClient(
+            base_url=self.url,
+            transport=transport,
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
+            limits=httpx2.Limits(max_connections=CONNECTIONS),
+        )
+
+    def __repr__(self) -> str:
+        return f"<HttpClient {self.url}>"
+
+    async def generate(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> AsyncIterator[Chunk]:  # noqa: ASYNC109
+        """See `Client.generate`.
+
+        Raises:
+            SglActorsError: the class that the node answered with.
+            NotReady: nothing answers at the URL, or the connection broke off.
+            DeadlineExceeded: after `timeout` seconds.
+        """
+        events = Events()
+        headers = {"x-request-id": trace} if trace else {}
+        body = msgspec.json.encode(generate_body(request))
+        headers["content-type"] = "application/json"
+        deadline = asyncio.get_running_loop().time() + timeout
+        try:
+            async with (
+                asyncio.timeout_at(deadline),
+                self._http.stream("POST", "/generate", content=body, headers=headers) as response,
+            ):
+                if response.status_code != httpx2.codes.OK:
+                    raise failure(response.status_code, await response.aread())
+                async for line in response.aiter_lines():
+                    for chunk in events.line(line):
+                        yield chunk
+                        if chunk.finish is not None:
+                            return
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self.url}: no answer within {timeout:g} s") from None
+        except httpx2.TransportError as error:
+            raise NotReady(f"{self.url}: {type(error).__name__}: {error}") from error
+        raise ProtocolError(f"{self.url}: the stream ended without a finish reason")
+
+    async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:  # noqa: ASYNC109
+        """See `Client.complete`."""
+        whole: Chunk | None = None
+        async for chunk in self.generate(request, timeout=timeout, trace=trace):
+            whole = chunk if whole is None else merge(whole, chunk)
+        assert whole is not None
+        return whole
+
+    async def tokenize(self, request: Tokenize) -> TokenIds:
+        """See `Client.tokenize`. A chat's text is that of its ids."""
+        ids = (await self._ask("/tokenize", tokenize_body(request), Tokens)).tokens
+        if request.messages is None:
+            return TokenIds(ids, request.text or "")
+        plain = await self._ask("/detokenize", {"tokens": ids, "skip_special_tokens": False}, Plain)
+        return TokenIds(ids, plain.prompt)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def _ask(self, path: str, body: dict[str, Any], expect: type[A]) -> A:
+        try:
+            response = await self._http.post(path, json=body, timeout=TOKENIZE_TIMEOUT)
+        except httpx2.TimeoutException as error:
+            raise DeadlineExceeded(f"{self.url}{path}: no answer within {TOKENIZE_TIMEOUT:g} s") from error
+        except httpx2.TransportError as error:
+            raise NotReady(f"{self.url}: {type(error).__name__}: {error}") from error
+        if response.status_code != httpx2.codes.OK:
+            raise failure(response.status_code, response.content)
+        try:
+            return msgspec.json.decode(response.content, type=expect)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"{self.url}{path}: {error}") from None

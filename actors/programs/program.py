@@ -1,0 +1,309 @@
+"""The body's side of a running program: streams that take nodes at once and send them on in the background.
+
+All appends of a program go through one outbox, in program order: what a stream refers to has reached its stream before the
+reference does, and a child's first nodes follow the answer that names the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from sgl_actors.actors.microkernel import Address, Context
+from sgl_actors.actors.programs.messages import (
+    Append,
+    Appended,
+    Begin,
+    Branch,
+    Finish,
+    Listen,
+    Peek,
+    Piece,
+    Read,
+    Report,
+    Result,
+    Snapshot,
+    Tail,
+    Value,
+)
+from sgl_actors.actors.programs.setup import Setup
+from sgl_actors.actors.programs.stream_actor import StreamActor
+from sgl_actors.errors import DeadlineExceeded, RemoteError, SglActorsError
+from sgl_actors.lang.errors import StreamEnded
+from sgl_actors.lang.ir import AnyNode, Fork, Join
+from sgl_actors.lang.prompt import Prompt
+from sgl_actors.lang.results import Failure, Outcome, shorten, unknown
+
+BATCH = 512
+"""Most nodes in one message."""
+PEEK_TIMEOUT = 2.0
+GRACE = 2.0
+"""Seconds after the deadline: the stream itself says first what it was waiting for."""
+
+
+class LiveStream:
+    """One stream as the body sees it; see `lang.protocols.Stream`."""
+
+    def __init__(
+        self, run: LiveRun, path: str, parent: LiveStream | None = None, place: tuple[int, int] = (0, 0)
+    ) -> None:
+        self.path = path
+        self.length = 0
+        self.address: Address | None = None
+        self.failure: Failure | None = None
+        self.outcome: Outcome | None = None
+        self.joined: int | None = None
+        self.seen = False
+        self.forks: deque[list[LiveStream]] = deque()
+        self.parent, self.place = parent, place
+        self._run = run
+        self._born = 0
+
+    def __repr__(self) -> str:
+        return f"<LiveStream {self.path}: {self.length} nodes>"
+
+    def append(self, nodes: Sequence[AnyNode]) -> int:
+        """See `Stream.append`."""
+        if self.joined is not None:
+            raise StreamEnded(
+                f"program {self._run.setup.name!r}: branch {self.path} has been joined and takes nothing more"
+            )
+        number = self.length
+        self.length += len(nodes)
+        self._run.post(self, nodes)
+        return number
+
+    def fork(self, count: int) -> tuple[int, Sequence[LiveStream]]:
+        """See `Stream.fork`."""
+        number = self.length
+        paths = [f"{self.path}.{self._born + index}" for index in range(count)]
+        children = [LiveStream(self._run, path, self, (number, index)) for index, path in enumerate(paths)]
+        self.forks.append(children)
+        self.append((Fork(count),))
+        self._born += count
+        return number, children
+
+    def join(self, fork: int, children: Sequence[Any], name: str | None, mode: str) -> int:
+        """See `Stream.join`."""
+        number = self.append((Join(fork, name, mode),))
+        for child in children:
+            child.joined = number
+        return number
+
+    async def read(self, name: str, position: int) -> Any:
+        """See `Stream.read`."""
+        return self._open(await self._look_up(Read(name, position)))
+
+    async def meta(self, name: str, position: int) -> dict[str, Any]:
+        """See `Stream.meta`."""
+        return cast("dict[str, Any]", self._open(await self._look_up(Read(name, position, meta=True))))
+
+    async def result(self, number: int) -> Any:
+        """See `Stream.result`."""
+        return self._open(await self._ask(Result(number), Value))
+
+    async def snapshot(self) -> Outcome:
+        """See `Stream.snapshot`."""
+        outcome = await self._settled() or (await self._ask(Snapshot(), Report)).outcome
+        self._open(Value(failure=outcome.failure))
+        return outcome
+
+    async def tail(self) -> str:
+        """See `Stream.tail`."""
+        try:
+            await self._run.sent(PEEK_TIMEOUT)
+            if self.address is not None:
+                return (
+                    await self._run.ctx.call(self.address, Peek(), Tail, timeout=PEEK_TIMEOUT, control=True)
+                ).text
+        except SglActorsError as error:
+            return shorten(f"(not known: {error})")
+        return ""
+
+    async def listen(self, name: str) -> AsyncIterator[str]:
+        """See `Stream.listen`."""
+        assert self.address is not None
+        stream = self._run.ctx.stream(
+            self.address, Listen(name), timeout=self._run.left(), trace=self._run.setup.program
+        )
+        async with aclosing(cast("Any", stream)) as pieces:
+            async for piece in pieces:
+                yield cast("Piece", piece).text
+
+    async def _look_up(self, ask: Read) -> Value:
+        outcome = await self._settled()
+        if outcome is None:
+            return cast("Value", await self._ask(ask, Value))
+        held = outcome.meta if ask.meta else outcome.variables
+        if ask.name in held:
+            return Value(held[ask.name])
+        return Value(failure=outcome.failure or unknown(ask.name, self._run.setup.name, self.path, held))
+
+    async def _settled(self) -> Outcome | None:
+        """What it left behind, if it has been collected or the program is over; else None."""
+        if self.outcome is None and self.joined is not None:
+            assert self.parent is not None
+            fork, index = self.place
+            above = await self.parent._settled()  # noqa: SLF001 - the same class
+            if above is None:
+                await self.parent._ask(Result(self.joined), Value)  # noqa: SLF001
+                self.outcome = (await self.parent._ask(Branch(fork, index), Report)).outcome  # noqa: SLF001
+            elif fork in above.branches:
+                self.outcome = above.branches[fork][index]
+        return self.outcome
+
+    async def _ask(self, message: Any, expect: type[Any]) -> Any:
+        await self._run.sent()
+        if self.failure is not None:
+            return (
+                Value(failure=self.failure)
+                if expect is Value
+                else Report(Outcome(self.path, failure=self.failure))
+            )
+        assert self.address is not None
+        return await self._run.ctx.call(
+            self.address, message, expect, timeout=self._run.left(), trace=self._run.setup.program
+        )
+
+    def _open(self, value: Value) -> Any:
+        """A value, or the failure in its place: from here on the body knows of it."""
+        if value.failure is not None:
+            self.seen = True
+            raise value.failure.error()
+        return value.value
+
+
+class LiveRun:
+    """One run of a program; see `lang.protocols.Run`. `on_end` is told the error code, "" for none."""
+
+    def __init__(
+        self, context: Context, setup: Setup, on_end: Callable[[str], None] = lambda _code: None
+    ) -> None:
+        self.ctx, self.setup = context, setup
+        self.root = LiveStream(self, "0")
+        self._streams: list[LiveStream] = [self.root]
+        self._outbox: deque[tuple[LiveStream, AnyNode]] = deque()
+        self._sending = False
+        self._broken: SglActorsError | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self._closed = False
+        self._end, self._on_end = "cancelled", on_end
+        config = {"stream": {"setup": setup, "path": "0"}}
+        self.root.address = context.spawn(StreamActor, setup.actor("0"), config)
+        context.cast(self.root.address, Begin(Prompt()))
+
+    @property
+    def seed(self) -> int:
+        """See `Run.seed`."""
+        return self.setup.seed
+
+    def left(self) -> float:
+        """Seconds until the program's deadline; `DeadlineExceeded` when it has passed."""
+        left = self.setup.deadline + GRACE - self.ctx.now()
+        if left <= 0:
+            raise DeadlineExceeded(f"program {self.setup.name!r}: its time is over")
+        return left
+
+    def post(self, stream: LiveStream, nodes: Sequence[AnyNode]) -> None:
+        """Take nodes for a stream; returns at once."""
+        if self._closed:
+            raise StreamEnded(f"program {self.setup.name!r} is over and takes nothing more")
+        self._outbox.extend((stream, node) for node in nodes)
+        if self._outbox and not self._sending and self._broken is None:
+            self._sending = True
+            self.ctx.task(self._send(), name=f"program {self.setup.program} outbox")
+
+    async def sent(self, timeout: float | None = None) -> None:
+        """Wait until all that was posted has reached its streams."""
+        if self._sending:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                async with asyncio.timeout(self.left() if timeout is None else timeout):
+                    await waiter
+            except TimeoutError:
+                raise DeadlineExceeded(f"program {self.setup.name!r}: its streams do not answer") from None
+        if self._broken is not None:
+            raise self._broken
+
+    async def finish(self) -> Outcome:
+        """See `Run.finish`."""
+        await self.sent()
+        assert self.root.address is not None
+        timeout = self.left()
+        report = await self.ctx.call(
+            self.root.address, Finish(), Report, timeout=timeout, trace=self.setup.program
+        )
+        self._settle(report.outcome)
+        for stream in self._streams:
+            failure = stream.failure or (stream.outcome.failure if stream.outcome else None)
+            heard = stream.seen or stream.joined is not None
+            if failure is not None and (stream is self.root or not heard):
+                self._end = failure.code
+                raise failure.error()
+        self._end = ""
+        return report.outcome
+
+    async def close(self) -> None:
+        """See `Run.close`."""
+        if not self._closed:
+            self._closed = True
+            assert self.root.address is not None
+            self.ctx.stop(self.root.address, "program over")
+            self._on_end(self._end)
+
+    async def _send(self) -> None:
+        try:
+            while self._outbox:
+                stream, batch = self._batch()
+                await self._deliver(stream, batch)
+        except Exception as error:  # noqa: BLE001 - it surfaces at the next wait; this task must not end the client
+            self._broken = (
+                error
+                if isinstance(error, SglActorsError)
+                else RemoteError(f"{type(error).__name__}: {error}")
+            )
+            self._outbox.clear()
+        finally:
+            self._sending = False
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._waiters.clear()
+
+    def _batch(self) -> tuple[LiveStream, list[AnyNode]]:
+        """The next nodes that go to the same stream."""
+        stream = self._outbox[0][0]
+        run = itertools.takewhile(lambda item: item[0] is stream, itertools.islice(self._outbox, BATCH))
+        batch = [node for _, node in run]
+        for _ in batch:
+            self._outbox.popleft()
+        return stream, batch
+
+    async def _deliver(self, stream: LiveStream, batch: list[AnyNode]) -> None:
+        forks = [stream.forks.popleft() for node in batch if isinstance(node, Fork)]
+        failure = stream.failure
+        addresses: list[list[Address]] = []
+        if failure is None:
+            assert stream.address is not None
+            answer = await self.ctx.call(
+                stream.address, Append(batch), Appended, timeout=self.left(), trace=self.setup.program
+            )
+            failure, addresses = answer.failure, answer.children
+        for index, children in enumerate(forks):
+            self._streams += children
+            for place, child in enumerate(children):
+                if failure is None:
+                    child.address = addresses[index][place]
+                else:
+                    child.failure = failure
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Every stream learns what it has left behind, so that it can be read when its actor is gone."""
+        found = {one.stream: one for one in outcome.walk()}
+        for stream in self._streams:
+            stream.outcome = found.get(stream.path, stream.outcome)

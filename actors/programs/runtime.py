@@ -1,0 +1,218 @@
+"""Where programs run: a kernel context that streams are spawned in, and a client that asks a node.
+
+A `Node` is an embedded node (or one that is open already); `connect` joins a running node over ZMQ or speaks HTTP to one.
+The one opened last is where programs run by default; without any, an embedded node is opened on first use and closed when
+the event loop ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Protocol, Self
+
+from sgl_actors.actors.microkernel import Context
+from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
+from sgl_actors.actors.programs.program import LiveRun
+from sgl_actors.actors.programs.setup import Frames, Setup
+from sgl_actors.errors import ConfigError
+from sgl_actors.lang.protocols import Client, RunOptions
+
+PROGRAMS = "programs"
+CLOSE_TIMEOUT = 15.0
+
+
+class NodeHandle(Protocol):
+    """A node this process takes part in (`actors.node.embedded`)."""
+
+    def context(self, name: str) -> Context:
+        """A client's context there, by a name of its own."""
+
+    async def close(self) -> None:
+        """Leave the node; an embedded one stops."""
+
+
+Open = Callable[[], Coroutine[Any, Any, tuple[NodeHandle, Callable[[Context], Client], bool]]]
+"""Opens a handle; how to make a client of a context; whether the node has a `programs` actor to tell."""
+
+
+class Backend:
+    """A place where programs run; see `lang.protocols.Runtime`. Opened on first use, or with `async with`."""
+
+    def __init__(self, opens: Open, title: str) -> None:
+        self._opens, self._title = opens, title
+        self._lock = asyncio.Lock()
+        self._handle: NodeHandle | None = None
+        self._context: Context | None = None
+        self._client: Client | None = None
+        self._frames: Frames | None = None
+        self._tells = False
+
+    def __repr__(self) -> str:
+        return f"<{self._title} {'open' if self._handle else 'not open'}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        _stack.append(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Get ready; nothing happens if it is."""
+        async with self._lock:
+            if self._handle is None:
+                self._handle, make_client, self._tells = await self._opens()
+                self._context = self._handle.context(f"client/{os.getpid()}-{secrets.token_hex(2)}")
+                self._client = make_client(self._context)
+                self._frames = Frames(self._client)
+                await asyncio.sleep(0)  # the context's cell takes its first step
+
+    async def close(self) -> None:
+        """Close it; programs that still run there end with `ActorDown`."""
+        async with self._lock:
+            while self in _stack:
+                _stack.remove(self)
+            handle, self._handle = self._handle, None
+            closing = getattr(self._client, "close", None)
+            self._context = self._client = self._frames = None
+            if closing is not None:
+                await closing()
+            if handle is not None:
+                await handle.close()
+
+    async def start(self, name: str, options: RunOptions) -> LiveRun:
+        """See `Runtime.start`."""
+        await self.open()
+        assert self._context is not None
+        assert self._client is not None
+        assert self._frames is not None
+        context = self._context
+        setup = Setup(
+            program=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{secrets.token_hex(5)}",
+            name=name,
+            client=self._client,
+            frames=self._frames,
+            seed=secrets.randbits(63) if options.seed is None else options.seed,
+            deadline=context.now() + options.timeout,
+            sampling=options.sampling,
+        )
+
+        def tell_end(code: str) -> None:
+            if self._tells and self._context is context:
+                context.cast(PROGRAMS, ProgramEnded(setup.program, code))
+
+        if self._tells:
+            context.cast(PROGRAMS, ProgramStarted(setup.program, name))
+        return LiveRun(context, setup, tell_end)
+
+
+class Node(Backend):
+    """An embedded node: the same actors as a started one, described by a node.toml (defaults without one).
+
+    Example:
+        >>> async with Node("node.toml"):
+        ...     await judge.run(essay="…")
+    """
+
+    def __init__(self, config: str | os.PathLike[str] | None = None) -> None:
+        path = None if config is None else os.fspath(config)
+
+        async def opens() -> tuple[NodeHandle, Callable[[Context], Client], bool]:
+            from sgl_actors.actors.node.client import NodeClient
+            from sgl_actors.actors.node.embedded import open_node
+
+            return await open_node(path), NodeClient, True
+
+        super().__init__(opens, f"Node {path or 'with defaults'}")
+
+
+class Connection(Backend):
+    """A node that runs elsewhere. Made by `connect`."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        super().__init__(lambda: _open_endpoint(endpoint), f"Connection to {endpoint}")
+
+
+def connect(endpoint: str) -> Connection:
+    """Have programs run against a node that is running: ``http://host:port``, or its ZMQ address ``ipc://…``, ``tcp://…``.
+
+    It is the default from here on, and is opened on first use; `async with connect(…)` opens it now and closes it at the end.
+
+    Raises:
+        ConfigError: no such kind of address.
+    """
+    if not endpoint.startswith(("http://", "https://", "ipc://", "tcp://")):
+        raise ConfigError(
+            f"connect: {endpoint!r} is no address of a node: http://host:port, ipc://path or tcp://host:port"
+        )
+    connection = Connection(endpoint)
+    _stack.append(connection)
+    return connection
+
+
+async def _open_endpoint(endpoint: str) -> tuple[NodeHandle, Callable[[Context], Client], bool]:
+    if endpoint.startswith("http"):
+        from sgl_actors.actors.programs.http_client import HttpClient
+        from sgl_actors.actors.programs.local_kernel import open_kernel
+
+        return await open_kernel(), lambda _context: HttpClient(endpoint), False
+    from sgl_actors.actors.node.client import NodeClient
+    from sgl_actors.actors.node.embedded import join
+
+    return await join(endpoint), NodeClient, True
+
+
+class Default:
+    """The runtime of programs that are told nothing: what was opened last, else an embedded node per event loop."""
+
+    def __init__(self, make: Callable[[], Backend] = Node) -> None:
+        self._make = make
+        self._embedded: Backend | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
+
+    async def start(self, name: str, options: RunOptions) -> LiveRun:
+        """See `Runtime.start`."""
+        return await (await self.backend()).start(name, options)
+
+    async def backend(self) -> Backend:
+        """What programs run on now."""
+        if _stack:
+            return _stack[-1]
+        loop = asyncio.get_running_loop()
+        if self._embedded is None or self._loop is not loop:
+            self._embedded, self._loop = self._make(), loop
+            self._keeper = _keep(self._embedded)
+            await anext(self._keeper)
+        return self._embedded
+
+    async def shutdown(self) -> None:
+        """Close the embedded node now instead of at the end of the event loop."""
+        keeper, self._keeper, self._embedded = self._keeper, None, None
+        if keeper is not None:
+            await keeper.aclose()
+
+
+async def _keep(backend: Backend) -> AsyncGenerator[None, None]:
+    """Closes the backend when the event loop shuts its generators down, which is the last thing `asyncio.run` does."""
+    try:
+        yield
+    finally:
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await backend.close()
+
+
+_stack: list[Backend] = []
+default = Default()
+"""Where programs run when they are told nothing."""
+
+
+async def shutdown() -> None:
+    """Close the embedded node that was opened on first use, if any."""
+    await default.shutdown()

@@ -1,0 +1,72 @@
+"""What all streams of one program share. It stays in the process: a client, a cache of frames, a deadline."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sgl_actors.actors.tokenizer.messages import ChatMessage, Tokenize
+from sgl_actors.lang.ir import SamplingArgs
+from sgl_actors.lang.prompt import Prompt, Shape, mark, split
+from sgl_actors.lang.protocols import Client
+
+FRAMES = 256
+"""Shapes of chats whose frames are remembered."""
+
+
+class Frames:
+    """The chat template's frames by shape, asked of the node once each."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._known: OrderedDict[Shape, tuple[str, ...]] = OrderedDict()
+
+    async def text(self, prompt: Prompt) -> str:
+        """The prompt as the model sees it.
+
+        Raises:
+            InvalidPrimitive: the template has no place for one of the turns.
+            SglActorsError: what the node said to the template's rendering.
+        """
+        shapes = prompt.shapes()
+        frames: Mapping[Shape, tuple[str, ...]] = {shape: await self._frame(shape) for shape in shapes}
+        return prompt.text(frames)
+
+    async def _frame(self, shape: Shape) -> tuple[str, ...]:
+        frame = self._known.get(shape)
+        if frame is None:
+            roles, generation = shape
+            messages = [ChatMessage(role, mark(index)) for index, role in enumerate(roles)]
+            rendered = await self._client.tokenize(
+                Tokenize(messages=messages, add_generation_prompt=generation)
+            )
+            frame = self._known[shape] = split(rendered.text, shape)
+            if len(self._known) > FRAMES:
+                self._known.popitem(last=False)
+        self._known.move_to_end(shape)
+        return frame
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run of one program.
+
+    Attributes:
+        program: its id; its streams are the actors ``program/<id>/<path>``.
+        name: for people.
+        seed: of all its samples.
+        deadline: on the kernel's clock.
+    """
+
+    program: str
+    name: str
+    client: Client
+    frames: Frames
+    seed: int
+    deadline: float
+    sampling: SamplingArgs = field(default_factory=SamplingArgs)
+
+    def actor(self, path: str) -> str:
+        """Name of the stream actor at `path`."""
+        return f"program/{self.program}/{path}"

@@ -1,0 +1,200 @@
+"""The state of one stream, without I/O: which nodes are to be done, what they have led to, who may read what.
+
+Nodes are numbered from 0 in the order appended and done in that order. A read names a position: it gets the value that
+the last defining node before that position gave, so a variable may be written again and again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sgl_actors.errors import SglActorsError
+from sgl_actors.lang.errors import ProgramError
+from sgl_actors.lang.ir import (
+    AnyNode,
+    ConstantText,
+    Gen,
+    Join,
+    RoleBegin,
+    RoleEnd,
+    Select,
+    SetVariable,
+    Variable,
+    may_define,
+    outline,
+)
+from sgl_actors.lang.prompt import Prompt
+from sgl_actors.lang.results import Failure, Outcome, Usage, shorten, unknown
+
+
+class Step(NamedTuple):
+    """A node and its number."""
+
+    number: int
+    node: AnyNode
+
+
+class Stream:
+    """See the module.
+
+    Attributes:
+        path: "0" for the root, "0.1" for its second child.
+        prompt: what has been written.
+        variables, meta, own: see `Outcome`.
+        results: what joins collected, by number.
+        gens: how many model calls that sample have been made: with the path it fixes their seeds.
+        failure: set once; nothing is done after it.
+    """
+
+    def __init__(self, program: str, path: str) -> None:
+        self.program, self.path = program, path
+        self.prompt = Prompt()
+        self.variables: dict[str, Any] = {}
+        self.meta: dict[str, dict[str, Any]] = {}
+        self.own: dict[str, None] = {}
+        self.added: list[AnyNode] = []
+        self.branches: dict[int, list[Outcome]] = {}
+        self.results: dict[int, Any] = {}
+        self.usage = Usage()
+        self.gens = 0
+        self.failure: Failure | None = None
+        self._steps: deque[Step] = deque()
+        self._lost: list[Step] = []
+        self._length = 0
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.path} of {self.program}: {self._length} nodes, {len(self._steps)} to do>"
+
+    @property
+    def length(self) -> int:
+        """Nodes appended so far."""
+        return self._length
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is to be done."""
+        return not self._steps
+
+    def append(self, nodes: Sequence[AnyNode]) -> list[Step]:
+        """Number nodes and take them in; a failed stream drops them."""
+        steps = [Step(self._length + index, node) for index, node in enumerate(nodes)]
+        self._length += len(steps)
+        (self._steps if self.failure is None else self._lost).extend(steps)
+        return steps
+
+    def head(self) -> Step | None:
+        """The node to be done next; it stays the head until `done`."""
+        return self._steps[0] if self._steps else None
+
+    def done(self, number: int) -> None:
+        """The head has been done."""
+        step = self._steps.popleft()
+        assert step.number == number
+
+    def reached(self, position: int) -> bool:
+        """Whether all nodes before `position` are done, or never will be."""
+        return not self._steps or self._steps[0].number >= position
+
+    def definer(self, name: str, position: int) -> int | None:
+        """Number of the last node before `position` that is still to be done and may define `name`."""
+        found = None
+        for number, node in self._steps:
+            if number >= position:
+                break
+            if may_define(node, name):
+                found = number
+        return found
+
+    def will_be(self, name: str) -> bool:
+        """Whether a node still to be done may define `name`."""
+        return any(may_define(step.node, name) for step in self._steps)
+
+    def write(self, node: ConstantText | RoleBegin | RoleEnd) -> None:
+        """Change the prompt. `InvalidPrimitive` for wrong nesting."""
+        match node:
+            case ConstantText(text):
+                self.prompt.append(text)
+            case RoleBegin(role):
+                self.prompt.begin(role)
+            case RoleEnd(role):
+                self.prompt.end(role)
+        self.added.append(node)
+
+    def define(self, name: str | None, value: Any, meta: dict[str, Any] | None = None) -> None:
+        """Give a variable a value; nothing without a name."""
+        if name is not None:
+            self.variables[name] = value
+            self.own[name] = None
+            if meta is not None:
+                self.meta[name] = meta
+
+    def count(self, prompt: int, cached: int, completion: int) -> None:
+        """Add one call to the usage."""
+        self.usage += Usage(prompt, cached, completion, 1)
+
+    def read(self, name: str, position: int, *, meta: bool = False) -> Any:
+        """Value of a variable as of `position`, or the `Failure` why there is none. Only when no `definer` is left."""
+        lost = any(step.number < position and may_define(step.node, name) for step in self._lost)
+        held = self.meta if meta else self.variables
+        if name in held and not lost:
+            return held[name]
+        return self.failure or unknown(name, self.program, self.path, held)
+
+    def fail(self, failure: Failure) -> None:
+        """End the stream: what is left will not be done."""
+        if self.failure is None:
+            self.failure = failure
+            self._lost.extend(self._steps)
+            self._steps.clear()
+
+    def failure_of(self, error: BaseException) -> Failure:
+        """Describe an error of the node being done now."""
+        node = self._steps[0].node if self._steps else None
+        name = node.name if isinstance(node, Gen | Select | Join | SetVariable | Variable) else None
+        return describe_failure(error, self.program, self.path, name or "", shorten(self.prompt.sketch()))
+
+    def failure_of_branch(self, failure: Failure) -> Failure:
+        """What a branch's failure means for the stream that joins it."""
+        return Failure(
+            "primitive_failed",
+            f"branch {failure.stream} failed"
+            + (f" at variable {failure.variable!r}" if failure.variable else "")
+            + f": {failure.message}",
+            self.program,
+            self.path,
+            "",
+            failure.tail,
+            failure.cause_code or failure.code,
+            failure.cause_message or failure.message,
+        )
+
+    def tail(self) -> str:
+        """End of the prompt without its template, and what is still to come."""
+        return shorten(self.prompt.sketch() + "".join(outline(step.node) for step in self._steps))
+
+    def outcome(self, text: str) -> Outcome:
+        """What it holds now; `text` is the rendered prompt."""
+        return Outcome(
+            stream=self.path,
+            text=text,
+            turns=self.prompt.messages(),
+            variables=dict(self.variables),
+            meta=dict(self.meta),
+            usage=self.usage,
+            own=list(self.own),
+            added=list(self.added) if self.path != "0" else [],
+            branches=dict(self.branches),
+            failure=self.failure,
+        )
+
+
+def describe_failure(error: BaseException, program: str, path: str, variable: str, tail: str) -> Failure:
+    """An error in a form that travels. A `ProgramError` keeps its class, anything else becomes the cause of a `PrimitiveFailed`."""
+    if isinstance(error, ProgramError):
+        return Failure(error.code, error.message, program, path, variable, tail)
+    code = error.code if isinstance(error, SglActorsError) else "remote_error"
+    message = error.message if isinstance(error, SglActorsError) else f"{type(error).__name__}: {error}"
+    name = type(error).__name__ if isinstance(error, SglActorsError) else "internal error"
+    return Failure("primitive_failed", f"{name}: {message}", program, path, variable, tail, code, message)

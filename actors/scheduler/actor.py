@@ -1,0 +1,292 @@
+"""The scheduler actor. It owns every request in flight: its tokens, its place in line, its lease, its deadline.
+
+In, from askers: `Submit`, `Stop`, `Abort`, `FlushCache`, `DescribeModel`, `Drain`; from the worker `StepDone`,
+`NeedFull`, `ResetDone`.
+Out: `Progress` to whoever submitted, one per step; `Step`, `Describe`, `Reset` to the worker; `Grant`, `Commit`, `Reset`
+and `Flush` to the cache. Questions are asked from tasks, so that no round trip to the cache holds up a step.
+
+When worker or cache goes down, requests wait with the tokens they have until both are back, and go on. When a submitter
+goes down, its requests end. When the scheduler itself crashes, its requests are lost: the askers submit them again with
+the tokens they have received; the new incarnation begins with an epoch of its own, so nothing of the old one is
+mistaken for its work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from sgl_actors.actors.cache.messages import Flush, Grant, Granted, Pool
+from sgl_actors.actors.cache.messages import Reset as ResetCache
+from sgl_actors.actors.microkernel import Actor, Address, Context, Down, MailboxSpec, Message, Request, Up
+from sgl_actors.actors.scheduler.core import SchedulerCore
+from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
+from sgl_actors.actors.scheduler.messages import (
+    Abort,
+    DescribeModel,
+    Drain,
+    Drained,
+    FlushCache,
+    Flushed,
+    Options,
+    Stop,
+    Submit,
+    Tick,
+)
+from sgl_actors.actors.worker.messages import Describe, ModelInfo, NeedFull, ResetDone, StepDone
+from sgl_actors.errors import (
+    ActorDown,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    SglActorsError,
+)
+
+WORKER = "worker/0"
+CACHE = "cache"
+CACHE_TIMEOUT = 10.0
+"""Seconds until a question to the cache counts as lost; it answers within milliseconds."""
+WORKER_TIMEOUT = 60.0
+"""Seconds until the worker is asked again what it serves."""
+EPOCH_SHIFT = 20
+"""Batch epochs that one incarnation of the scheduler may use, as a power of two."""
+
+
+def first_epoch(incarnation: int) -> int:
+    """Where the batch epochs of an incarnation begin; those of two incarnations never meet."""
+    return (incarnation << EPOCH_SHIFT) & (2**62 - 1)
+
+
+class SchedulerActor(Actor):
+    """See the module."""
+
+    mailbox = MailboxSpec(capacity=4096)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        options = msgspec.convert(context.config["scheduler"], Options)
+        self.core = SchedulerCore(options, epoch=first_epoch(context.address.epoch))
+        self._worker: Address | None = None
+        self._cache: Address | None = None
+        self._owners: set[Address] = set()
+        self._drains: list[Request] = []
+        self._timer: tuple[float, Callable[[], None]] | None = None
+
+    async def start(self) -> None:
+        """Look out for worker and cache."""
+        self.ctx.watch(WORKER)
+        self.ctx.watch(CACHE)
+
+    async def receive(self, message: Message, request: Request) -> Message | None:
+        """Handle one message; see the module."""
+        core = self.core
+        match message:
+            case StepDone():
+                self._perform(core.step_done(message))
+            case Submit():
+                self._know(request.sender)
+                self._perform(core.submit(message.sequences, request.sender, self.ctx.now()))
+            case Stop():
+                self._perform(core.stop(message))
+            case Abort():
+                self._perform(core.abort(message.ids, self.ctx.now(), everything=message.all))
+            case Tick():
+                self._timer = None
+                self._perform(core.tick(self.ctx.now()))
+            case ResetDone():
+                self._perform(core.quieted(message))
+            case NeedFull():
+                self._perform(core.batch_lost(message.epoch))
+            case Up():
+                self._up(message.address)
+            case Down():
+                self._down(message.address)
+            case DescribeModel():
+                return self._describe()
+            case FlushCache():
+                return self._flush(request)
+            case Drain():
+                self._drain(request)
+            case _:
+                return await super().receive(message, request)
+        return None
+
+    def statistics(self) -> dict[str, float]:
+        """Requests by state, and totals since the start."""
+        core = self.core
+        return {
+            "num_running_reqs": len(core.batch.running),
+            "num_queue_reqs": len(core.waiting),
+            "steps_in_flight": len(core.batch.in_flight),
+            "ready": core.links.ready,
+            "draining": core.draining,
+            "step_seconds_total": core.step_seconds,
+            **{f"{name}_total": count for name, count in core.counters.items()},
+        }
+
+    # -- events -------------------------------------------------------------------------------------------
+
+    def _up(self, address: Address) -> None:
+        if address.name == WORKER and address != self._worker:
+            self._worker = address
+            self._perform(self.core.worker_up())
+        elif address.name == CACHE and address != self._cache:
+            if self._cache is not None:
+                self._perform(self.core.cache_down())
+            self._cache = address
+            self._perform(self.core.cache_up())
+
+    def _down(self, address: Address) -> None:
+        if address == self._worker:
+            self._worker = None
+            self._perform(self.core.worker_down())
+        elif address == self._cache:
+            self._cache = None
+            self._perform(self.core.cache_down())
+        elif address in self._owners:
+            self._owners.discard(address)
+            self._perform(self.core.owner_down(address))
+
+    def _know(self, owner: Address) -> None:
+        if owner not in self._owners:
+            self._owners.add(owner)
+            self.ctx.monitor(owner)
+
+    def _describe(self) -> ModelInfo:
+        info = self.core.links.info
+        if info is None:
+            raise NotReady("no worker is up")
+        return info
+
+    def _flush(self, request: Request) -> Flushed | None:
+        if self.core.busy:
+            return Flushed(done=False, busy=self.core.busy)
+        if self._cache is None:
+            raise NotReady("no cache is up")
+        self.ctx.task(self._flush_cache(self._cache, request), name="flush")
+        return None
+
+    async def _flush_cache(self, cache: Address, request: Request) -> None:
+        try:
+            await self.ctx.call(cache, Flush(), Pool, timeout=CACHE_TIMEOUT)
+        except SglActorsError as error:
+            request.fail(error)
+        else:
+            request.reply(Flushed(done=True))
+
+    def _drain(self, request: Request) -> None:
+        """Refuse new requests for good, unless this asker gives up before the last one has ended."""
+        self.core.drain()
+        self._drains.append(request)
+        request.on_cancel(self._undrain)
+        self._answer_drains()
+
+    def _undrain(self) -> None:
+        self._drains = [request for request in self._drains if not request.cancelled]
+        if not self._drains and self.core.busy:
+            self.core.drain(on=False)
+
+    def _answer_drains(self) -> None:
+        if self._drains and not self.core.busy:
+            drains, self._drains = self._drains, []
+            for request in drains:
+                request.reply(Drained())
+
+    # -- effects ------------------------------------------------------------------------------------------
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case ToWorker(message):
+                    self._to_worker(message)
+                case ToCache(message):
+                    self._to_cache(message)
+                case Report(owner, progress):
+                    self._report(owner, progress)
+                case Note():
+                    self._log(effect)
+        self._answer_drains()
+        self._set_timer()
+
+    def _to_worker(self, message: Message) -> None:
+        worker = self._worker
+        assert worker is not None, "the core speaks to a worker that is up"
+        if isinstance(message, Describe):
+            self.ctx.task(self._describe_worker(worker), name="describe worker")
+        else:
+            self.ctx.cast(worker, message, control=True)
+
+    async def _describe_worker(self, worker: Address) -> None:
+        """Ask until there is an answer or that worker is gone."""
+        while worker == self._worker:
+            try:
+                info = await self.ctx.call(
+                    worker, Describe(), ModelInfo, timeout=WORKER_TIMEOUT, control=True
+                )
+            except (DeadlineExceeded, Overloaded) as error:
+                self.log.warning("worker silent", error=error.message)
+            except ActorDown:
+                return
+            else:
+                if worker == self._worker:
+                    self._perform(self.core.described(info))
+                return
+
+    def _to_cache(self, message: Message) -> None:
+        cache = self._cache
+        assert cache is not None, "the core speaks to a cache that is up"
+        if isinstance(message, Grant):
+            self.ctx.task(self._grant(cache, message), name="grant")
+        elif isinstance(message, ResetCache):
+            self.ctx.task(self._reset_cache(cache, message), name="reset cache")
+        else:
+            self.ctx.cast(cache, message)
+
+    async def _reset_cache(self, cache: Address, message: ResetCache) -> None:
+        while cache == self._cache and message.epoch == self.core.links.epoch:
+            try:
+                pool = await self.ctx.call(cache, message, Pool, timeout=CACHE_TIMEOUT)
+            except (DeadlineExceeded, Overloaded) as error:
+                self.log.warning("cache silent", error=error.message)
+            except ActorDown:
+                return
+            else:
+                self._perform(self.core.emptied(pool))
+                return
+
+    async def _grant(self, cache: Address, message: Grant) -> None:
+        try:
+            answer = await self.ctx.call(cache, message, Granted, timeout=CACHE_TIMEOUT)
+        except InvalidRequest as error:
+            self.log.warning("grant refused", error=error.message)
+            self._perform(self.core.grant_refused(message.epoch))
+        except SglActorsError as error:
+            self.log.warning("grant failed", error=error.message)
+            self._perform(self.core.grant_failed(message.epoch, self.ctx.now()))
+        else:
+            self._perform(self.core.granted(message.epoch, answer))
+
+    def _report(self, owner: Address, progress: Message) -> None:
+        """Tell a submitter. One that takes no mail any more is as good as down."""
+        try:
+            self.ctx.cast(owner, progress, control=True)
+        except Overloaded as error:
+            self.log.warning("submitter takes no mail", owner=str(owner), error=error.message)
+            self._perform(self.core.owner_down(owner))
+
+    def _log(self, note: Note) -> None:
+        bound = {"request": note.request, "program": note.program, "trace": note.trace}
+        self.log.info(note.event, **{key: value for key, value in bound.items() if value}, **note.fields)
+
+    def _set_timer(self) -> None:
+        """One timer, for the earliest time that the core waits for."""
+        due = self.core.wakeup()
+        if self._timer is not None:
+            if due is not None and self._timer[0] <= due:
+                return
+            self._timer[1]()
+            self._timer = None
+        if due is not None:
+            self._timer = (due, self.ctx.after(max(0.0, due - self.ctx.now()), Tick()))

@@ -1,0 +1,93 @@
+"""The running batch: which sequences the worker holds, and the steps on their way to it and back."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from sgl_actors.actors.scheduler.generation import Generation
+from sgl_actors.actors.worker.messages import NewSequence, SequenceResult, Step, StepDone, Work
+
+
+@dataclass(frozen=True, slots=True)
+class SentStep:
+    """A step in flight."""
+
+    number: int
+    work: list[tuple[Generation, Work]]
+
+
+class Batch:
+    """Assembles steps and settles their results, in order.
+
+    Nothing here waits for a result before the next step can be assembled: a generation counts what is `planned` and
+    `pending` apart from what is `computed`. How many steps may be in flight is the caller's choice; with one, this is
+    the plain loop.
+    """
+
+    def __init__(self) -> None:
+        self.running: list[Generation] = []
+        self.in_flight: deque[SentStep] = deque()
+        self._ends: list[int] = []
+        self._number = 0
+
+    def __repr__(self) -> str:
+        return f"<Batch running={len(self.running)} in_flight={len(self.in_flight)} next={self._number}>"
+
+    def admit(self, generation: Generation) -> None:
+        """Let it take part from the next step on."""
+        self.running.append(generation)
+
+    def leave(self, generation: Generation) -> None:
+        """Plan no more for it; the worker forgets it with the next step, unless it has done so by itself."""
+        self.running.remove(generation)
+        if generation.entered and not generation.spoilt:
+            self._ends.append(generation.number)
+
+    def clear(self) -> list[Generation]:
+        """Forget all that was sent and begin at step 0; those that were running, in order of admission."""
+        running, self.running = self.running, []
+        self.in_flight.clear()
+        self._ends = []
+        self._number = 0
+        return running
+
+    def assemble(self, epoch: int, chunk: int) -> Step | None:
+        """The next step: every sequence that decodes, and up to `chunk` prompt tokens, first admitted first."""
+        start: list[NewSequence] = []
+        shares: list[tuple[Generation, Work]] = []
+        budget = chunk
+        for generation in self.running:
+            work = generation.next_work(budget)
+            if work is None:
+                continue
+            if generation.prefilling:
+                budget -= work.count
+            if not generation.entered:
+                start.append(generation.enter())
+            generation.sent(work)
+            shares.append((generation, work))
+        if not shares:
+            return None
+        step = Step(epoch, self._number, self._ends, start, [work for _, work in shares])
+        self.in_flight.append(SentStep(self._number, shares))
+        self._ends = []
+        self._number += 1
+        return step
+
+    def settle(self, message: StepDone) -> list[tuple[Generation, SequenceResult]] | None:
+        """Enter the results of the oldest step in flight; None if the message is not about that step."""
+        if not self.in_flight or self.in_flight[0].number != message.number:
+            return None
+        step = self.in_flight.popleft()
+        by_sequence = {result.seq: result for result in message.results}
+        settled: list[tuple[Generation, SequenceResult]] = []
+        for generation, work in step.work:
+            result = by_sequence.get(work.seq) or SequenceResult(
+                work.seq, error="the worker reported no result"
+            )
+            if work.sample and result.token_id < 0 and not result.error:
+                result = SequenceResult(work.seq, error="the worker sampled no token")
+            generation.done(work, result)
+            settled.append((generation, result))
+        return settled

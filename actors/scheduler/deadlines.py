@@ -1,0 +1,43 @@
+"""Whose time is up."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from sgl_actors.actors.scheduler.generation import Generation
+
+SLACK = 64
+"""Entries of ended requests that are kept before the heap is swept."""
+
+
+class Deadlines:
+    """A heap of (time, arrival) over `live` requests; entries of those that ended are dropped in passing."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int]] = []
+        self._live: dict[int, Generation] = {}
+
+    def add(self, generation: Generation, at: float) -> None:
+        """Watch one."""
+        self._live[generation.arrival] = generation
+        heappush(self._heap, (at, generation.arrival))
+
+    def drop(self, generation: Generation) -> None:
+        """It has ended."""
+        self._live.pop(generation.arrival, None)
+        if len(self._heap) > 2 * len(self._live) + SLACK:
+            self._heap = [entry for entry in self._heap if entry[1] in self._live]
+            heapify(self._heap)
+
+    def next(self) -> float | None:
+        """The earliest deadline of a live request."""
+        while self._heap and self._heap[0][1] not in self._live:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def expired(self, now: float) -> list[Generation]:
+        """Take out those whose time is up."""
+        found: list[Generation] = []
+        while (at := self.next()) is not None and at <= now:
+            found.append(self._live.pop(heappop(self._heap)[1]))
+        return found

@@ -1,0 +1,168 @@
+"""One request in flight: the scheduler's updates go in, chunks of whole text come out. No I/O, no clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sgl_actors.actors.scheduler.messages import Finish, Sequence, Stop, Update
+from sgl_actors.actors.tokenizer.detokeniser import Detokeniser
+from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions
+from sgl_actors.actors.tokenizer.stop_strings import StopStrings
+from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
+from sgl_actors.actors.worker.messages import TokenLogprob
+
+
+class OutOfStep(Exception):  # noqa: N818 - an event, not an error of ours
+    """An update begins after the next token: one before it was lost. Submit the request again."""
+
+
+class Generation:
+    """A request's tokens so far, the text made of them, and what of it has been given out.
+
+    The text given out after k tokens depends on those k ids alone; so one that was rebuilt from `known` ids goes on exactly where the
+    asker, who holds those k tokens, stands.
+
+    Attributes:
+        sequence: as submitted, with the output the asker began with.
+        options: as asked.
+        ids: all output tokens, known ones included.
+        finish: set when the output has ended, by the scheduler or by a stop string.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, sequence: Sequence, options: SamplingOptions) -> None:
+        """Start from `sequence.output`, the tokens that the asker has."""
+        self.sequence = sequence
+        self.options = options
+        self.finish: Finish | None = None
+        self._vocabulary = vocabulary
+        self._logprobs: list[TokenLogprob] = []  # of ids[len(sequence.output):]
+        self._prompt_logprobs: list[TokenLogprob] = []
+        self._cached = 0
+        self._text: list[str] = []  # not given out yet
+        self._sent = 0  # tokens given out
+        self._told = False  # whether the asker has the prompt's data
+        self._ends = frozenset(sequence.sampling.end_ids)
+        self._begin(sequence.output)
+        self._finish_known()
+
+    def __repr__(self) -> str:
+        return f"<Generation {self.sequence.id}: {len(self.ids)} tokens, {self._sent} sent, finish={self.finish}>"
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a chunk could be sent."""
+        return len(self.ids) > self._sent or self.finish is not None
+
+    def resubmission(self) -> Sequence:
+        """What to send to a scheduler that does not know the request."""
+        return msgspec.structs.replace(self.sequence, output=list(self.ids))
+
+    def rejoin(self, output: list[int]) -> bool:
+        """Go on for a new asker who has `output`; False if this output does not begin so, or its log probabilities are gone."""
+        ids = self.ids
+        scores_gone = self.sequence.logprobs.output and len(output) < len(self.sequence.output)
+        if self.finish is not None or ids[: len(output)] != output or scores_gone:
+            return False
+        self._begin(output)
+        for token_id in ids[len(output) :]:
+            self._take(token_id)
+        return True
+
+    def update(self, update: Update) -> Stop | None:
+        """Take the scheduler's update; tokens known already are dropped by their index.
+
+        Returns:
+            The order to the scheduler, if a stop string is now complete; `finish` is set then.
+
+        Raises:
+            OutOfStep: tokens are missing before this update.
+        """
+        if self.finish is not None:
+            return None
+        known = len(self.ids) - update.first_index
+        if known < 0:
+            raise OutOfStep
+        self._cached = max(self._cached, update.cached)
+        self._take_prompt_logprobs(update.prompt_logprobs)
+        fresh = update.token_ids[known:]
+        logprobs = update.logprobs[known:] if update.logprobs else []
+        for position, token_id in enumerate(fresh):
+            self._logprobs += logprobs[position : position + 1]
+            self._take(token_id)
+            if self._stops.matched is not None:
+                return self._stop()
+        if update.finish is not None:
+            self._end(update.finish)
+        return None
+
+    def chunk(self) -> Chunk:
+        """Everything since the last chunk; marks it as given out."""
+        first = not self._told
+        scored = max(0, self._sent - len(self.sequence.output))
+        chunk = Chunk(
+            first_index=self._sent,
+            token_ids=self.ids[self._sent :],
+            text="".join(self._text),
+            logprobs=self._logprobs[scored:],
+            prompt_tokens=len(self.sequence.prompt),
+            cached_tokens=self._cached,
+            prompt_logprobs=self._prompt_logprobs if first else [],
+            finish=self.finish,
+            completion_tokens=len(self.ids),
+            prompt_ids=self.sequence.prompt if first else [],
+        )
+        self._told = True
+        self._sent = len(self.ids)
+        self._text.clear()
+        return chunk
+
+    def _begin(self, known: list[int]) -> None:
+        """Set the text's state to that of an asker who has the tokens `known`."""
+        self._detokeniser = Detokeniser(
+            self._vocabulary, skip_special_tokens=self.options.skip_special_tokens
+        )
+        self._stops = StopStrings(self.options.stop, keep=self.options.no_stop_trim)
+        self._told = False
+        self.ids: list[int] = []
+        for token_id in known:
+            self._take(token_id)
+            if self._stops.matched is not None:
+                break
+        self._text.clear()
+        self._sent = len(known)
+
+    def _finish_known(self) -> None:
+        """End at once if the asker's tokens are the whole output already."""
+        if self._stops.matched is not None:
+            self.finish = Finish("stop", self._stops.matched)
+        elif self.ids and self.ids[-1] in self._ends:
+            self._end(Finish("stop", self.ids[-1]))
+        elif self.ids and len(self.ids) >= self.sequence.max_tokens:
+            self._end(Finish("length"))
+
+    def _take(self, token_id: int) -> None:
+        self.ids.append(token_id)
+        if token_id in self._ends:
+            return
+        text = self._stops.feed(self._detokeniser.feed(token_id))
+        if text:
+            self._text.append(text)
+
+    def _take_prompt_logprobs(self, logprobs: list[TokenLogprob]) -> None:
+        """Collect them once, also where a second submission computes them again."""
+        wanted = len(self.sequence.prompt) - self.sequence.logprobs.prompt_start
+        if logprobs and not self._told:
+            self._prompt_logprobs = (self._prompt_logprobs + logprobs)[:wanted]
+
+    def _stop(self) -> Stop:
+        assert self._stops.matched is not None
+        self.finish = Finish("stop", self._stops.matched)
+        return Stop(self.sequence.id, len(self.ids), self._stops.matched)
+
+    def _end(self, finish: Finish) -> None:
+        """The output has ended: give out what was held back."""
+        self._text.append(self._stops.feed(self._detokeniser.finish()))
+        if self._stops.matched is not None and finish.reason in {"stop", "length"}:
+            finish = Finish("stop", self._stops.matched)
+        self._text.append(self._stops.finish())
+        self.finish = finish

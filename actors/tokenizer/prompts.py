@@ -1,0 +1,113 @@
+"""From a prompt as it is asked for (text, ids or messages) to its canonical ids."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+
+from sgl_actors.actors.tokenizer.chat_template import ChatTemplate
+from sgl_actors.actors.tokenizer.messages import ChatMessage, Generate, TokenIds, Tokenize
+from sgl_actors.actors.tokenizer.retokenise import retokenise
+from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
+from sgl_actors.errors import InvalidRequest
+
+REMEMBERED = 128
+"""Programs whose last prompt is remembered."""
+
+
+class Prompts:
+    """Encodes prompts; may be used from several threads.
+
+    The next prompt of a program mostly continues its last one, so the ids of that are kept and only what follows the last
+    seam is encoded anew (`retokenise`). The ids are the same with and without.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Compile the chat template; a broken one fails the chats, not the start."""
+        self.vocabulary = vocabulary
+        self._template: ChatTemplate | InvalidRequest
+        try:
+            self._template = _template(vocabulary)
+        except InvalidRequest as error:
+            self._template = error
+        self._last: OrderedDict[str, list[int]] = OrderedDict()
+        self._lock = Lock()
+
+    def ids(self, request: Generate) -> list[int]:
+        """Ids of the request's prompt.
+
+        Raises:
+            InvalidRequest: the template refused, or the text is no valid Unicode.
+        """
+        if request.input_ids is not None:
+            return request.input_ids
+        if request.messages is not None:
+            text = self.render(request.messages, continue_final=request.continue_final)
+        else:
+            text = request.text or ""
+        return self._encode(text, request.program)
+
+    def tokenise(self, request: Tokenize) -> TokenIds:
+        """Ids and text of what is asked.
+
+        Raises:
+            InvalidRequest: not exactly one of text and messages, or as for `ids`.
+        """
+        if (request.text is None) == (request.messages is None):
+            raise InvalidRequest("exactly one of text and messages is needed", param="prompt")
+        if request.messages is not None:
+            text = self.render(
+                request.messages,
+                add_generation_prompt=request.add_generation_prompt,
+                continue_final=request.continue_final,
+            )
+        else:
+            text = request.text or ""
+        return TokenIds(self.vocabulary.encode(text, add_special_tokens=request.add_special_tokens), text)
+
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final: bool = False,
+    ) -> str:
+        """The chat as the model's template writes it."""
+        if isinstance(self._template, InvalidRequest):
+            raise InvalidRequest(self._template.message, param="messages")
+        return self._template.render(
+            messages, add_generation_prompt=add_generation_prompt, continue_final=continue_final
+        )
+
+    def _encode(self, text: str, program: str) -> list[int]:
+        if not program:
+            return self.vocabulary.encode(text)
+        with self._lock:
+            last = self._last.pop(program, [])
+        try:
+            keep, new = retokenise(self.vocabulary, last, text, canonical=len(last))
+        except UnicodeEncodeError:
+            raise InvalidRequest(
+                "the text is not valid Unicode: it holds surrogates", param="prompt"
+            ) from None
+        ids = last[:keep] + new
+        if sum(map(len, self.vocabulary.bytes_of(ids))) != len(text.encode()):
+            return ids  # not the ids of their own text: bytes without a token, a normalised text
+        with self._lock:
+            self._last[program] = ids
+            if len(self._last) > REMEMBERED:
+                self._last.popitem(last=False)
+        return ids
+
+
+def _template(vocabulary: Vocabulary) -> ChatTemplate:
+    if vocabulary.chat_template is None:
+        raise InvalidRequest("the model has no chat template; send text or token ids", param="messages")
+    return ChatTemplate(vocabulary.chat_template, vocabulary.tokens)
+
+
+def size(request: Generate | Tokenize) -> int:
+    """Characters that have to be tokenised."""
+    messages = request.messages or ()
+    return len(request.text or "") + sum(len(message.content) for message in messages)

@@ -1,0 +1,155 @@
+"""The worker: owns the weights, the KV pool and the batch of one device.
+
+In: `Describe` (call), `Step` and `Reset` (casts from the scheduler). Out: `StepDone`, `NeedFull` and `ResetDone`, cast to whoever sent
+the message they answer, on the control lane: answers of all kinds arrive in the order of what they answer.
+
+Steps run one after the other in a thread of their own, in which torch lets go of the interpreter, so that the actor's loop keeps
+answering. Steps and resets wait in one short queue: a `ResetDone` therefore follows everything that ran before it. Steps that still wait
+when a `Reset` arrives are skipped. When the worker crashes, weights and KV are gone: its successor loads anew, holds batch epoch 0 and
+answers `NeedFull` to every step until it is reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+
+from sgl_actors.actors.cache.messages import Options as CacheOptions
+from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
+from sgl_actors.actors.worker.batch import StaleBatchError
+from sgl_actors.actors.worker.device import load_runner
+from sgl_actors.actors.worker.messages import Describe, ModelInfo, NeedFull, Options, Reset, ResetDone, Step
+from sgl_actors.actors.worker.runner import ModelRunner
+from sgl_actors.errors import InvalidRequest
+
+QUEUE = 64
+"""Steps and resets waiting; the sender runs at most a few ahead."""
+PROGRESS = 0.25
+"""Share of the weights between two lines of progress in the log."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A step or reset, and who is to hear of it."""
+
+    message: Step | Reset
+    sender: Address
+
+
+class WorkerActor(Actor):
+    """See the module."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue(QUEUE)
+        self._resets = 0
+        self._runner: ModelRunner | None = None
+        self._info: ModelInfo | None = None
+
+    async def start(self) -> None:
+        """Load the model, then take steps."""
+        model = msgspec.convert(self.ctx.config["model"], Options)
+        cache = msgspec.convert(self.ctx.config["cache"], CacheOptions)
+        loop = asyncio.get_running_loop()
+        progress = _ProgressLog(self, loop)
+        began = self.ctx.now()
+        runner, info = await loop.run_in_executor(
+            self._thread, lambda: load_runner(model, cache, progress=progress)
+        )
+        self._runner, self._info = runner, info
+        self.log.info(
+            "model loaded",
+            path=info.path,
+            architecture=info.architecture,
+            seconds=round(self.ctx.now() - began, 2),
+            dtype=info.dtype,
+            device=info.device,
+            threads=info.threads,
+            context=info.context,
+            pages=info.pages,
+            page_size=info.page_size,
+            kv_bytes=info.pages * info.page_size * info.bytes_per_token,
+        )
+        self.ctx.task(self._work(runner), name="steps")
+
+    async def receive(self, message: Message, request: Request) -> Message | None:
+        """See the module."""
+        match message:
+            case Step():
+                await self._jobs.put(_Job(message, request.sender))
+            case Reset():
+                self._resets += 1
+                await self._jobs.put(_Job(message, request.sender))
+            case Describe():
+                assert self._info is not None
+                return self._info
+            case _:
+                raise InvalidRequest(f"the worker does not take {message.TAG}")
+        return None
+
+    async def stop(self) -> None:
+        """Wait for the pass that is running, at most one."""
+        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+
+    def statistics(self) -> dict[str, float]:
+        """What the runner counted since it started, and what is waiting."""
+        if self._runner is None:
+            return {"loaded": 0.0}
+        counters = self._runner.counters
+        return {
+            "loaded": 1.0,
+            "steps": float(counters.steps),
+            "tokens": float(counters.tokens),
+            "prefill_tokens": float(counters.prefill_tokens),
+            "sampled_tokens": float(counters.sampled),
+            "failed_sequences": float(counters.failed),
+            "forward_seconds": counters.seconds,
+            "sequences": float(len(self._runner.batch.sequences)),
+            "steps_waiting": float(self._jobs.qsize()),
+        }
+
+    async def _work(self, runner: ModelRunner) -> None:
+        """Take jobs in order for as long as the actor lives."""
+        while True:
+            job = await self._jobs.get()
+            if isinstance(job.message, Reset):
+                self._resets -= 1
+                runner.reset(job.message.epoch)
+                self.log.info("batch reset", batch_epoch=job.message.epoch)
+                self.ctx.cast(job.sender, ResetDone(job.message.epoch), control=True)
+            elif not self._resets:
+                await self._step(runner, job.message, job.sender)
+
+    async def _step(self, runner: ModelRunner, step: Step, sender: Address) -> None:
+        try:
+            done = await asyncio.get_running_loop().run_in_executor(self._thread, runner.execute, step)
+        except StaleBatchError as error:
+            self.log.warning("step of another batch", why=str(error))
+            self.ctx.cast(sender, NeedFull(step.epoch), control=True)
+            return
+        for result in done.results:
+            if result.error:
+                self.log.warning("sequence failed", seq=result.seq, why=result.error)
+        self.ctx.cast(sender, done, control=True)
+
+
+class _ProgressLog:
+    """Called from the loading thread; writes a line each time another share of the weights is in."""
+
+    def __init__(self, actor: WorkerActor, loop: asyncio.AbstractEventLoop) -> None:
+        self._actor = actor
+        self._loop = loop
+        self._next = PROGRESS
+
+    def __call__(self, done: int, total: int) -> None:
+        share = done / total if total else 1.0
+        if share >= self._next:
+            self._next = share + PROGRESS
+            self._loop.call_soon_threadsafe(self._write, done, total)
+
+    def _write(self, done: int, total: int) -> None:
+        self._actor.log.info("loading weights", bytes=done, total=total, percent=round(100 * done / total))

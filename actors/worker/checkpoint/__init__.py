@@ -1,0 +1,62 @@
+"""Model files: a GGUF file or a Hugging Face folder in, a configuration and weights out.
+
+Only data is read: no pickles (`torch.load`), no code that comes with a model. Whatever is missing, cut off or not understood
+raises `CheckpointError` that names the file and what was expected.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sgl_actors.actors.worker.checkpoint.assemble import Progress, TensorSource, assemble
+from sgl_actors.actors.worker.checkpoint.folder import FolderCheckpoint
+from sgl_actors.actors.worker.checkpoint.gguf_checkpoint import GgufCheckpoint
+from sgl_actors.actors.worker.model.causal_lm import CausalLM
+from sgl_actors.actors.worker.model.config import ModelConfig
+from sgl_actors.errors import CheckpointError
+
+
+def open_checkpoint(path: str | Path) -> TensorSource:
+    """Open a model for reading and check its table of contents; no weights are read yet.
+
+    Raises:
+        CheckpointError: no such file, not a model, of an unsupported kind, or cut off.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return FolderCheckpoint(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file, expected a .gguf file or a folder with config.json")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path}: name the folder that holds it together with config.json")
+    return GgufCheckpoint(path)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> CausalLM:
+    """Read a model, fuse and pack its weights.
+
+    Args:
+        path: a .gguf file or a Hugging Face folder.
+        dtype: to convert weights to.
+        device: where they go.
+        threads: to dequantise with.
+        progress: called with (bytes read, bytes in all) after every layer.
+
+    Raises:
+        CheckpointError: see `open_checkpoint`; a tensor is missing, of another shape, or of no use to this family.
+    """
+    source = open_checkpoint(path)
+    weights = assemble(source, dtype=dtype, device=device, threads=threads, progress=progress)
+    return CausalLM(source.config, weights)
+
+
+__all__ = ["CheckpointError", "ModelConfig", "Progress", "TensorSource", "load_model", "open_checkpoint"]

@@ -1,0 +1,110 @@
+"""From options to a runner: device, dtype, threads, context and the size of the KV pool are settled here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from sgl_actors.actors.cache.messages import Options as CacheOptions
+from sgl_actors.actors.worker.checkpoint import Progress, load_model
+from sgl_actors.actors.worker.messages import ModelInfo, Options
+from sgl_actors.actors.worker.model.config import ModelConfig
+from sgl_actors.actors.worker.model.kv_pool import KvPool
+from sgl_actors.actors.worker.runner import ModelRunner
+from sgl_actors.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_runner(
+    model: Options, cache: CacheOptions, *, progress: Progress | None = None
+) -> tuple[ModelRunner, ModelInfo]:
+    """Load `model.path` and set up its pool. To be called in the thread that will run the steps.
+
+    Raises:
+        CheckpointError: see `load_model`.
+        ConfigError: a dtype, device, context or pool size that cannot be.
+    """
+    device = choose_device(model.device)
+    dtype = choose_dtype(model.dtype, device)
+    threads = model.threads or count_cores()
+    torch.set_num_threads(threads)
+    loaded = load_model(model.path, dtype=dtype, device=device, threads=threads, progress=progress)
+    config = loaded.config
+    context = choose_context(model.context, config)
+    pages = count_pages(cache, config, dtype)
+    pool = KvPool(
+        layers=config.layers,
+        pages=pages,
+        page_size=cache.page_size,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        dtype=dtype,
+        device=device,
+    )
+    info = ModelInfo(
+        served_name=model.served_name or Path(model.path).name.removesuffix(".gguf"),
+        path=model.path,
+        architecture=config.architecture,
+        context=context,
+        vocabulary=config.vocabulary,
+        eos_ids=config.eos_ids,
+        pages=pages,
+        page_size=cache.page_size,
+        bytes_per_token=config.kv_bytes(dtype.itemsize),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        threads=threads,
+    )
+    return ModelRunner(loaded, pool, context=context), info
+
+
+def count_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device; "auto" takes a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(
+            f"[model] device: {name!r} is no device, expected auto, cpu, cuda or cuda:N"
+        ) from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"[model] device: {name!r} is not supported, expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"[model] device: {name!r}, but torch sees no GPU here")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The named compute type; "auto" is fp32 on a CPU and bf16 on a GPU."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise ConfigError(f"[model] dtype: {name!r}, expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def choose_context(wanted: int, config: ModelConfig) -> int:
+    """What the options ask for, within what the checkpoint states; 0 for all of it."""
+    if wanted > config.context:
+        raise ConfigError(f"[model] context: {wanted} is more than the model's {config.context}")
+    return wanted or config.context
+
+
+def count_pages(cache: CacheOptions, config: ModelConfig, dtype: torch.dtype) -> int:
+    """`cache.pages`, or as many pages as fit into `cache.memory` bytes."""
+    if cache.page_size < 1:
+        raise ConfigError(f"[cache] page_size: {cache.page_size}, expected at least 1")
+    page_bytes = cache.page_size * config.kv_bytes(dtype.itemsize)
+    pages = cache.pages or cache.memory // page_bytes
+    if pages < 1:
+        raise ConfigError(f"[cache] memory: {cache.memory} bytes hold no page of {page_bytes} bytes")
+    return pages

@@ -1,0 +1,246 @@
+"""A worker without a model: every next token is a hash of all tokens before it. For tests of everything but the model.
+
+In and out as the real worker: `Describe` (call), `Step` and `Reset` (casts); `StepDone`, `NeedFull`, `ResetDone` on the control
+lane. It owns a KV pool of made-up values: the slot of a token holds the hash of the prefix that ends with it. The next hash is
+made from the slot of the token before, so a page that holds something else shows in the output. A crash forgets them.
+
+``[fake]`` of the configuration: ``delay`` seconds per step (default 0), ``context`` (8192), ``vocabulary`` (49152).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sgl_actors.actors.cache.messages import Options as CacheOptions
+from sgl_actors.actors.microkernel import Actor, Context, Message, Request
+from sgl_actors.actors.worker.messages import (
+    Describe,
+    ModelInfo,
+    NeedFull,
+    NewSequence,
+    Options,
+    Reset,
+    ResetDone,
+    Sampling,
+    SequenceResult,
+    Step,
+    StepDone,
+    TokenLogprob,
+    Work,
+)
+
+EOS = 2
+BYTES_PER_TOKEN = 1024
+WANTED = 1.0
+"""A logit bias above this makes its token the next one, one below its negative forbids it."""
+
+
+class FakeOptions(msgspec.Struct, frozen=True):
+    """See the module."""
+
+    delay: float = 0.0
+    context: int = 8192
+    vocabulary: int = 49152
+
+
+def extend(state: int, token_id: int) -> int:
+    """Hash of a prefix whose hash is `state` with one more token."""
+    return zlib.crc32(struct.pack("<q", token_id), state)
+
+
+def next_token(state: int, sampling: Sampling, generated: int, vocabulary: int) -> int:
+    """The token after the prefix with hash `state`. Neither seed nor temperature matter; bias, end ids and min_tokens do."""
+    bias = dict(sampling.logit_bias)
+    banned = set(sampling.end_ids) if generated < sampling.min_tokens else set()
+    wanted = [(value, -token) for token, value in bias.items() if value > WANTED and token not in banned]
+    if wanted:
+        return -max(wanted)[1]
+    banned |= {EOS} | {token for token, value in bias.items() if value < -WANTED}
+    token = state % vocabulary
+    while token in banned:
+        token = (token + 1) % vocabulary
+    return token
+
+
+def score(state: int, token_id: int, top: int, vocabulary: int) -> TokenLogprob:
+    """Made-up log probabilities of `token_id` and `top` others after the prefix with hash `state`."""
+    others = [((state + rank) % vocabulary, -0.5 * (rank + 1)) for rank in range(top)]
+    return TokenLogprob(token_id, -math.log(2 + extend(state, token_id) % 1000), tuple(others))
+
+
+def complete(
+    prompt: Iterable[int], sampling: Sampling, max_tokens: int, vocabulary: int = 49152
+) -> list[int]:
+    """The whole output after `prompt`: what a request must get, however it was scheduled."""
+    state, output = 0, list[int]()
+    for token in prompt:
+        state = extend(state, token)
+    while len(output) < max_tokens:
+        token = next_token(state, sampling, len(output), vocabulary)
+        state = extend(state, token)
+        output.append(token)
+        if token in sampling.end_ids and len(output) > sampling.min_tokens:
+            break
+    return output
+
+
+@dataclass(slots=True)
+class _Held:
+    """A sequence in the batch; `computed` leading tokens have their hash in the pool."""
+
+    new: NewSequence
+    tokens: list[int]
+    pages: list[int]
+    computed: int
+
+
+class FakeModel:
+    """The fake worker without its mailbox: steps in, results out."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        self.info = info
+        self.epoch = 0
+        self.number = 0
+        self.pool: dict[int, int] = {}
+        self._held: dict[int, _Held] = {}
+
+    def __repr__(self) -> str:
+        return f"<FakeModel epoch={self.epoch} next={self.number} sequences={len(self._held)}>"
+
+    def reset(self, epoch: int) -> ResetDone:
+        """Forget all sequences and begin `epoch` at step 0. The pool keeps what is in it."""
+        self.epoch, self.number = epoch, 0
+        self._held.clear()
+        return ResetDone(epoch)
+
+    def step(self, step: Step) -> StepDone | NeedFull:
+        """Run one step; `NeedFull` if it is not the next of this epoch."""
+        if step.epoch != self.epoch or step.number != self.number:
+            return NeedFull(step.epoch)
+        self.number += 1
+        for seq in step.end:
+            self._held.pop(seq, None)
+        for new in step.start:
+            self._held[new.seq] = _Held(new, list(new.token_ids), list(new.pages), new.cached)
+        return StepDone(step.epoch, step.number, [self._run(work) for work in step.work])
+
+    def holds(self, tokens: list[int], pages: list[int], count: int) -> bool:
+        """Whether `pages` hold the KV of the first `count` of `tokens`."""
+        state = 0
+        for index in range(count):
+            state = extend(state, tokens[index])
+            if self.pool.get(self._slot(pages, index)) != state:
+                return False
+        return True
+
+    def _slot(self, pages: list[int], index: int) -> int:
+        size = self.info.page_size
+        return pages[index // size] * size + index % size
+
+    def _state(self, held: _Held, index: int) -> int:
+        """Hash of the prefix before token `index`, as the pool has it."""
+        return self.pool.get(self._slot(held.pages, index - 1), -1) if index else 0
+
+    def _run(self, work: Work) -> SequenceResult:
+        held = self._held.get(work.seq)
+        if held is None:
+            return SequenceResult(work.seq, error=f"sequence {work.seq} is not in the batch")
+        held.pages += work.pages
+        start, stop = held.computed, held.computed + work.count
+        if stop > len(held.tokens) or (work.sample and stop < len(held.tokens)):
+            del self._held[work.seq]
+            return SequenceResult(
+                work.seq, error=f"cannot run tokens {start} to {stop} of {len(held.tokens)}"
+            )
+        before = self._state(held, start)
+        if before < 0:
+            del self._held[work.seq]
+            return SequenceResult(work.seq, error=f"no KV for token {start - 1}")
+        states = [before]
+        for index in range(start, stop):
+            states.append(extend(states[-1], held.tokens[index]))
+            self.pool[self._slot(held.pages, index)] = states[-1]
+        held.computed = stop
+        scores = self._score_prompt(held, start, stop, states)
+        if not work.sample:
+            return SequenceResult(work.seq, prompt_logprobs=scores)
+        new, vocabulary = held.new, self.info.vocabulary
+        token = next_token(states[-1], new.sampling, len(held.tokens) - new.prompt_length, vocabulary)
+        held.tokens.append(token)
+        wanted = score(states[-1], token, new.logprobs.top, vocabulary) if new.logprobs.output else None
+        return SequenceResult(work.seq, token, wanted, scores)
+
+    def _score_prompt(
+        self, held: _Held, start: int, stop: int, states: list[int]
+    ) -> tuple[TokenLogprob, ...]:
+        """Of prompt tokens `start + 1` to `stop` (and 0), those asked for; ``states[i]`` is before token ``start + i``."""
+        logprobs, length = held.new.logprobs, held.new.prompt_length
+        if logprobs.prompt_start < 0:
+            return ()
+        begin = max(logprobs.prompt_start, start + 1 if start else 0)
+        return tuple(
+            score(states[index - start], held.tokens[index], logprobs.top, self.info.vocabulary)
+            if index
+            else TokenLogprob(held.tokens[0], None)
+            for index in range(begin, min(stop + 1, length))
+        )
+
+
+def describe(config: Mapping[str, Any]) -> ModelInfo:
+    """What a fake worker with that configuration says it serves."""
+    fake = msgspec.convert(config.get("fake", {}), FakeOptions)
+    cache = msgspec.convert(config.get("cache", {}), CacheOptions)
+    model = msgspec.convert(config.get("model", {}), Options)
+    return ModelInfo(
+        served_name=model.served_name or Path(model.path).stem,
+        path=model.path,
+        architecture="Fake",
+        context=model.context or fake.context,
+        vocabulary=fake.vocabulary,
+        eos_ids=(EOS,),
+        pages=cache.pages or max(1, cache.memory // (BYTES_PER_TOKEN * cache.page_size)),
+        page_size=cache.page_size,
+        bytes_per_token=BYTES_PER_TOKEN,
+        dtype="float32",
+        device="cpu",
+        threads=1,
+    )
+
+
+class FakeWorker(Actor):
+    """See the module."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.delay = msgspec.convert(context.config.get("fake", {}), FakeOptions).delay
+        self.model = FakeModel(describe(context.config))
+        self.steps = 0
+
+    async def receive(self, message: Message, request: Request) -> Message | None:
+        """See the module."""
+        match message:
+            case Step():
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                self.steps += 1
+                self.ctx.cast(request.sender, self.model.step(message), control=True)
+            case Reset():
+                self.ctx.cast(request.sender, self.model.reset(message.epoch), control=True)
+            case Describe():
+                return self.model.info
+            case _:
+                return await super().receive(message, request)
+        return None
+
+    def statistics(self) -> dict[str, float]:
+        """Steps run."""
+        return {"steps": self.steps}

@@ -1,0 +1,180 @@
+"""A model, its KV pool and its batch in one process: `Step` in, `StepDone` out. Synchronous; knows of no actor.
+
+One bad sequence never fails the others: what a step asks of it is checked before anything runs, a row of logits without a
+distribution (NaN) ends that row alone, and if the forward pass itself raises, it is run again in halves until the culprit
+is alone. Running again is safe, as a pass writes the same keys and values to the same slots.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from sgl_actors.actors.worker.batch import Batch, Limits, Run
+from sgl_actors.actors.worker.log_probabilities import log_probabilities
+from sgl_actors.actors.worker.messages import SequenceResult, Step, StepDone, TokenLogprob
+from sgl_actors.actors.worker.model.causal_lm import HEAD_ROWS, CausalLM, ForwardBatch
+from sgl_actors.actors.worker.model.kv_pool import KvPool
+from sgl_actors.actors.worker.sampler import sample
+from sgl_actors.kernels.attention import AttentionRow
+
+NO_DISTRIBUTION = "the model's logits are not finite: no token can be sampled"
+
+
+@dataclass
+class Counters:
+    """What a runner did since it was made; `tokens` were run through the model, `prefill_tokens` of them were prompt."""
+
+    steps: int = 0
+    tokens: int = 0
+    prefill_tokens: int = 0
+    sampled: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Outcome:
+    """What came of one run; `token` -1 for none."""
+
+    token: int = -1
+    logprob: TokenLogprob | None = None
+    prompt: list[TokenLogprob] = field(default_factory=list)
+    error: str = ""
+
+
+class ModelRunner:
+    """Executes steps in order on one device; one thread at a time may use it."""
+
+    def __init__(
+        self, model: CausalLM, pool: KvPool, *, context: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.model = model
+        self.pool = pool
+        self.batch = Batch(Limits(model.config.vocabulary, context, pool.pages, pool.page_size))
+        self.counters = Counters()
+        self._clock = clock
+        self._device = model.weights.embedding.device
+
+    def reset(self, epoch: int) -> None:
+        """Forget all sequences and begin `epoch`."""
+        self.batch.reset(epoch)
+
+    def execute(self, step: Step) -> StepDone:
+        """Run one step.
+
+        Raises:
+            StaleBatchError: the step is not the next one of this batch's epoch; nothing was done.
+        """
+        plan = self.batch.apply(step)
+        started = self._clock()
+        with torch.inference_mode():
+            outcomes = self._run_all(plan.runs)
+        seconds = self._clock() - started
+        results = {seq: SequenceResult(seq, error=error) for seq, error in plan.errors.items()}
+        for run, outcome in zip(plan.runs, outcomes, strict=True):
+            results[run.sequence.seq] = self._record(run, outcome)
+        self._count(plan.runs, seconds)
+        self.counters.failed += sum(bool(result.error) for result in results.values())
+        order = dict.fromkeys([work.seq for work in step.work] + list(plan.errors))
+        return StepDone(step.epoch, step.number, [results[seq] for seq in order], seconds)
+
+    def _run_all(self, runs: list[Run]) -> list[_Outcome]:
+        """Outcomes in order; falls back to halves if a pass raises."""
+        if not runs:
+            return []
+        try:
+            return self._run_pass(runs)
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
+            if len(runs) == 1:
+                return [_Outcome(error=f"{type(error).__name__}: {error}")]
+        middle = len(runs) // 2
+        return self._run_all(runs[:middle]) + self._run_all(runs[middle:])
+
+    def _run_pass(self, runs: list[Run]) -> list[_Outcome]:
+        hidden = self.model.forward(self._assemble(runs), self.pool)
+        ends = np.cumsum([run.stop - run.start for run in runs])
+        outcomes = [_Outcome() for _ in runs]
+        for run, outcome, end in zip(runs, outcomes, ends.tolist(), strict=True):
+            outcome.prompt = self._score_prompt(run, hidden[end - (run.stop - run.start) : end])
+        sampled = [index for index, run in enumerate(runs) if run.sample]
+        for begin in range(0, len(sampled), HEAD_ROWS):
+            part = sampled[begin : begin + HEAD_ROWS]
+            rows = torch.from_numpy(ends[part] - 1).to(self._device)
+            self._sample([runs[index] for index in part], [outcomes[index] for index in part], hidden[rows])
+        return outcomes
+
+    def _sample(self, runs: list[Run], outcomes: list[_Outcome], hidden: torch.Tensor) -> None:
+        logits = self.model.logits(hidden)
+        tokens = sample(logits, [run.sequence.sample_row() for run in runs])
+        for outcome, token in zip(outcomes, tokens, strict=True):
+            outcome.token = token
+            if token < 0:
+                outcome.error = NO_DISTRIBUTION
+        wanted = [
+            index for index, run in enumerate(runs) if run.sequence.logprobs.output and tokens[index] >= 0
+        ]
+        if wanted:
+            tops = [runs[index].sequence.logprobs.top for index in wanted]
+            entries = log_probabilities(logits[wanted], [tokens[index] for index in wanted], tops)
+            for index, entry in zip(wanted, entries, strict=True):
+                outcomes[index].logprob = entry
+
+    def _score_prompt(self, run: Run, hidden: torch.Tensor) -> list[TokenLogprob]:
+        """Log probabilities of the run's prompt tokens; `hidden` are the rows of this run alone."""
+        targets = run.prompt_targets()
+        tokens, entries = run.sequence.token_ids, []
+        if targets and targets[0] == 0:
+            entries.append(TokenLogprob(tokens[0], None))
+            targets = targets[1:]
+        if not targets:
+            return entries
+        first = targets[0] - 1 - run.start
+        at = targets[0]
+        for logits in self.model.logits_in_parts(hidden[first : first + len(targets)]):
+            chosen = tokens[at : at + len(logits)]
+            entries += log_probabilities(logits, chosen, [run.sequence.logprobs.top] * len(chosen))
+            at += len(logits)
+        return entries
+
+    def _assemble(self, runs: list[Run]) -> ForwardBatch:
+        tokens: list[int] = []
+        for run in runs:
+            tokens += run.sequence.token_ids[run.start : run.stop]
+        positions = np.concatenate([np.arange(run.start, run.stop, dtype=np.int64) for run in runs])
+        slots = np.concatenate([run.sequence.slots[run.start : run.stop] for run in runs])
+        rows = [
+            AttentionRow(
+                self._tensor(run.sequence.slots[: run.stop]), run.stop - run.start, run.sequence.contiguous
+            )
+            for run in runs
+        ]
+        token_ids = np.asarray(tokens, dtype=np.int64)
+        return ForwardBatch(self._tensor(token_ids), self._tensor(positions), self._tensor(slots), rows)
+
+    def _record(self, run: Run, outcome: _Outcome) -> SequenceResult:
+        """Take an outcome into the batch and word it."""
+        seq = run.sequence.seq
+        if outcome.error:
+            self.batch.drop(seq)
+            return SequenceResult(seq, error=outcome.error)
+        self.batch.finish(run, outcome.token if run.sample else None)
+        return SequenceResult(seq, outcome.token, outcome.logprob, tuple(outcome.prompt))
+
+    def _count(self, runs: list[Run], seconds: float) -> None:
+        counters = self.counters
+        counters.steps += 1
+        counters.seconds += seconds
+        counters.tokens += sum(run.stop - run.start for run in runs)
+        counters.prefill_tokens += sum(
+            max(0, min(run.stop, run.sequence.prompt_length) - run.start) for run in runs
+        )
+        counters.sampled += sum(run.sample for run in runs)
+
+    def _tensor(self, values: np.ndarray[Any, Any]) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._device)

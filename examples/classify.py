@@ -1,0 +1,59 @@
+"""Batch classification with select: MMLU questions after five solved ones of their subject, many programs at once."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sgl_actors as sgl
+
+LETTERS = "ABCD"
+
+
+def show(item: dict[str, Any], *, solved: bool) -> str:
+    """A question with its choices, and its answer if it is one of the examples."""
+    choices = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, item["choices"], strict=True))
+    return f"Question: {item['question']}{choices}\nAnswer:" + (f" {LETTERS[item['answer']]}\n\n" if solved else "")
+
+
+@sgl.function
+async def classify(s: sgl.ProgramState, shots: str, question: str) -> None:
+    s += shots
+    s += question + sgl.select("answer", choices=[f" {letter}" for letter in LETTERS])
+
+
+def load(file: Path) -> list[dict[str, Any]]:
+    """One JSON object a line."""
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+async def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=os.environ.get("SGL_ACTORS_DATA"), help="folder of the sample data")
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--url", help="a running node; an embedded one without")
+    options = parser.parse_args(argv)
+    if not options.data:
+        parser.error("needs --data DIR (or $SGL_ACTORS_DATA): questions of MMLU, see docs")
+    if options.url:
+        sgl.connect(options.url)
+    solved, items = (load(Path(options.data, "mmlu", name)) for name in ("dev_5shot.jsonl", "test_200.jsonl"))
+    items = items[: options.count]
+    batch = []
+    for item in items:
+        shots = "".join(show(one, solved=True) for one in solved if one["subject"] == item["subject"])
+        batch.append({"shots": shots, "question": show(item, solved=False)})
+    states = await classify.run_batch(batch, progress_bar=True, max_concurrency=options.concurrency)
+    right = sum(state["answer"] == f" {LETTERS[item['answer']]}" for state, item in zip(states, items, strict=True))
+    prompt, cached = (sum(getattr(s.usage, f"{kind}_tokens") for s in states) for kind in ("prompt", "cached"))
+    print(f"right: {right} of {len(items)}; {cached} of {prompt} prompt tokens came from the cache")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,11 @@
+"""The gated activation of the feed-forward block (Shazeer, arXiv 2002.05202)."""
+
+from __future__ import annotations
+
+import torch
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up for `gate_up` [tokens, 2 * width] that holds both side by side; returns [tokens, width]."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate).mul_(up)

@@ -1,0 +1,123 @@
+"""What the language needs of the outside, so that it has no I/O of its own.
+
+`Client` is how a stream asks a node; `Stream`, `Run` and `Runtime` are how a body writes to its streams. The runtime
+of this package is `actors.programs.runtime`; the recorder of `lang.graph` is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
+from sgl_actors.lang.errors import ProgramError
+from sgl_actors.lang.ir import AnyNode, SamplingArgs
+from sgl_actors.lang.results import Outcome
+
+
+class RunOptions(msgspec.Struct, frozen=True):
+    """How a program is run.
+
+    Attributes:
+        seed: of the whole program; None draws one. The same seed gives the same samples.
+        timeout: seconds that the whole program may take.
+        sampling: defaults for gens that do not state them.
+    """
+
+    seed: int | None = None
+    timeout: float = 3600.0
+    sampling: SamplingArgs = SamplingArgs()
+
+
+class Client(Protocol):
+    """A node as a stream sees it. `actors.node.client.NodeClient` is one; over HTTP there is another."""
+
+    def generate(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> AsyncIterator[Chunk]:
+        """Yield chunks up to and including the one with `finish`; an async generator."""
+
+    async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
+        """All of it as one chunk."""
+
+    async def tokenize(self, request: Tokenize) -> TokenIds:
+        """Ids and text of a text or a chat."""
+
+
+class Stream(Protocol):
+    """One prompt state as the body sees it. Nothing but the coroutines ever waits."""
+
+    @property
+    def path(self) -> str:
+        """Which stream of the program: "0" is the root, "0.1" its second child."""
+
+    @property
+    def length(self) -> int:
+        """Nodes appended so far: a position."""
+
+    def append(self, nodes: Sequence[AnyNode]) -> int:
+        """Add nodes and return the number of the first. Raises `StreamEnded` after a join or the end of the run."""
+
+    def fork(self, count: int) -> tuple[int, Sequence[Stream]]:
+        """Add a `Fork`; its number and the children."""
+
+    def join(self, fork: int, children: Sequence[Stream], name: str | None, mode: str) -> int:
+        """Add a `Join` for those children, which take nothing more; its number."""
+
+    async def read(self, name: str, position: int) -> Any:
+        """Value of a variable, as of the last node before `position` that defines it."""
+
+    async def meta(self, name: str, position: int) -> dict[str, Any]:
+        """What the node reported about a variable."""
+
+    async def result(self, number: int) -> Any:
+        """What a `Join` collected."""
+
+    async def snapshot(self) -> Outcome:
+        """All that the nodes appended so far have led to; raises the stream's failure."""
+
+    async def tail(self) -> str:
+        """End of the prompt as it is now; never raises."""
+
+    def listen(self, name: str) -> AsyncIterator[str]:
+        """Text of the next variable of that name while it is being written; an async generator."""
+
+
+class Run(Protocol):
+    """One run of a program."""
+
+    @property
+    def root(self) -> Stream:
+        """The stream that the body gets as `s`."""
+
+    @property
+    def seed(self) -> int:
+        """The seed it runs with, drawn or given."""
+
+    async def finish(self) -> Outcome:
+        """Wait for every stream; raises the first failure that the body has not seen."""
+
+    async def close(self) -> None:
+        """End every stream that is left. Never raises."""
+
+
+class Runtime(Protocol):
+    """Where programs run."""
+
+    async def start(self, name: str, options: RunOptions) -> Run:
+        """Begin a run: its root stream is there when this returns."""
+
+
+_factory: list[Callable[[], Runtime]] = []
+
+
+def install(factory: Callable[[], Runtime]) -> None:
+    """Say where programs run when `run` is told nothing (`sgl_actors` does so when it is imported)."""
+    _factory[:] = [factory]
+
+
+def default_runtime() -> Runtime:
+    """The installed runtime."""
+    if not _factory:
+        raise ProgramError("no runtime is installed: `import sgl_actors` first, or give run(backend=…)")
+    return _factory[0]()

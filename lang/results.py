@@ -1,0 +1,132 @@
+"""What a program leaves behind: outcomes, failures, usage. Plain data that travels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from sgl_actors.errors import SglActorsError, UnknownVariable, error_class
+from sgl_actors.lang.ir import AnyNode
+
+TAIL = 160
+"""Characters of the prompt that an error message shows."""
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Tokens and calls; `cached_tokens` of the prompt tokens were not computed anew."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    calls: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.calls + other.calls,
+        )
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Why a stream failed, in a form that travels.
+
+    Attributes:
+        code: of the error to raise.
+        message: its text without place and prompt.
+        program, stream, variable: where.
+        tail: end of the prompt at that moment.
+        cause_code, cause_message: what the node said, if it was the node.
+    """
+
+    code: str
+    message: str
+    program: str = ""
+    stream: str = ""
+    variable: str = ""
+    tail: str = ""
+    cause_code: str = ""
+    cause_message: str = ""
+
+    def error(self) -> SglActorsError:
+        """The exception to raise; each call makes a new one."""
+        cls = error_class(self.code)
+        error = cls(
+            describe(self.message, self.program, self.stream, self.variable, self.tail),
+            param=self.variable or None,
+        )
+        if self.cause_code:
+            error.__cause__ = error_class(self.cause_code)(self.cause_message)
+        return error
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a stream holds.
+
+    Attributes:
+        stream: its path, "0" for the root, "0.2" for its third child.
+        text: the prompt as the model saw it, with everything generated.
+        turns: (role, content) of the chat turns.
+        variables: by name.
+        meta: what the node reported per variable.
+        usage: of this stream alone.
+        own: names that this stream set itself, in order.
+        added: what a child added to the prompt since it was forked.
+        branches: per fork, its children's outcomes; empty for children that have not been collected.
+        failure: why it failed, None if it did not.
+    """
+
+    stream: str
+    text: str = ""
+    turns: list[tuple[str, str]] = []
+    variables: dict[str, Any] = {}
+    meta: dict[str, dict[str, Any]] = {}
+    usage: Usage = Usage()
+    own: list[str] = []
+    added: list[AnyNode] = []
+    branches: dict[int, list[Outcome]] = {}
+    failure: Failure | None = None
+
+    def walk(self) -> Iterator[Outcome]:
+        """This outcome and all below it."""
+        yield self
+        for group in self.branches.values():
+            for branch in group:
+                yield from branch.walk()
+
+    @property
+    def total(self) -> Usage:
+        """Usage of the whole subtree."""
+        return sum((outcome.usage for outcome in self.walk()), Usage())
+
+    def variable(self, name: str, program: str = "") -> Any:
+        """Value of a variable; raises the stream's failure, or `UnknownVariable`."""
+        if name in self.variables:
+            return self.variables[name]
+        raise (self.failure or unknown(name, program, self.stream, self.variables)).error()
+
+
+def unknown(name: str, program: str, stream: str, known: Iterable[str]) -> Failure:
+    """There is no such variable, and no primitive that will define it."""
+    listed = ", ".join(sorted(known)) or "none"
+    return Failure(
+        UnknownVariable.code, f"no primitive defines variable {name!r}; it has: {listed}", program, stream
+    )
+
+
+def describe(message: str, program: str, stream: str, variable: str, tail: str) -> str:
+    """One line for people: place, message, tail of the prompt."""
+    place = f"program {program!r}" if program else "program"
+    if stream and stream != "0":
+        place += f", branch {stream}"
+    if variable:
+        place += f", variable {variable!r}"
+    return f"{place}: {message}" + (f"; the prompt ends: {shorten(tail)!r}" if tail else "")
+
+
+def shorten(text: str) -> str:
+    """The last `TAIL` characters."""
+    return text if len(text) <= TAIL else "…" + text[-TAIL:]

@@ -1,0 +1,232 @@
+"""The verbs and their options. A verb parses and prints; what it does stands in the modules it imports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sgl_actors.errors import ConfigError
+
+DEFAULT_FILE = Path("node.toml")
+
+app = typer.Typer(
+    name="sgl-actors",
+    help="Run programs that call a language model many times, and the node that serves them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="The node's node.toml.", metavar="FILE")]
+NodeName = Annotated[
+    str | None, typer.Option("--node", help="Name of the node, if several run.", metavar="NAME")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str | None, typer.Option("--model", help="A name (see `models`), .gguf file or folder.")]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any value of node.toml; may be repeated.", metavar="SECTION.KEY=VALUE"),
+]
+
+
+@app.command()
+def start(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
+    port: Annotated[str | None, typer.Option(help="Port of the HTTP server; 0 for any.")] = None,
+    model: Model = None,
+    values: Values = None,
+) -> None:
+    """Run a node in the foreground. Without --config, ./node.toml is used if it is there."""
+    from sgl_actors.actors.node.config import load
+
+    flags = {"gateway.host": host, "gateway.port": port, "model.path": model}
+    loaded = load(
+        config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None),
+        flags={key: value for key, value in flags.items() if value is not None} | parse_values(values),
+    )
+    loaded.to_builtins()  # a checkpoint that is not there is said before anything starts
+
+    from sgl_actors.actors.node.main import main as run_node
+
+    raise typer.Exit(run_node(loaded))
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    }
+)
+def run(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A Python file.", metavar="FILE.py")],
+) -> None:
+    """Run a program. What follows the file's name are its arguments."""
+    from sgl_actors.cli.programs import run_file
+
+    raise typer.Exit(run_file(file, context.args))
+
+
+@app.command()
+def chat(
+    node: NodeName = None,
+    config: Config = None,
+    model: Model = None,
+    system: Annotated[str, typer.Option(help="System prompt.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
+    seed: Annotated[int | None, typer.Option(min=0, help="Repeat a conversation.")] = None,
+) -> None:
+    """Talk to a model in the terminal.
+
+    It asks the running node. If none runs, or --model is given, it starts one for itself.
+    """
+    import asyncio
+
+    from sgl_actors.cli.chat import Settings, chat_in_terminal
+
+    settings = Settings(system=system, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    asyncio.run(chat_in_terminal(settings, node=node, config=config, model=model))
+
+
+@app.command()
+def ps(node: NodeName = None, config: Config = None, as_json: Json = False) -> None:
+    """List the node's actors."""
+    import asyncio
+
+    from sgl_actors.cli.node import find, list_actors
+    from sgl_actors.cli.show import show_actors
+
+    show_actors(asyncio.run(list_actors(find(node, config))), as_json=as_json, stream=sys.stdout)
+
+
+@app.command()
+def logs(
+    actor: Annotated[str | None, typer.Argument(help="Only this actor's lines, such as worker/0.")] = None,
+    request: Annotated[str | None, typer.Option(help="Only this request's lines.", metavar="ID")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    node: NodeName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Print the log lines of all actors as one time line."""
+    from sgl_actors.cli.show import show_lines, time_line
+
+    folder = _log_dir(node, config)
+    show_lines(
+        time_line(folder, actor=actor, request=request, follow=follow),
+        as_json=as_json,
+        relative=request is not None,
+        stream=sys.stdout,
+    )
+
+
+@app.command()
+def restart(
+    actor: Annotated[str, typer.Argument(help="Such as worker/0.")],
+    node: NodeName = None,
+    config: Config = None,
+) -> None:
+    """Restart one actor of the running node.
+
+    Requests that it had go on in its new incarnation.
+    """
+    import asyncio
+
+    from sgl_actors.cli.node import find, restart_actor
+
+    asyncio.run(restart_actor(find(node, config), actor))
+    typer.echo(f"{actor} is up again")
+
+
+@app.command()
+def stop(
+    node: NodeName = None,
+    config: Config = None,
+    drain: Annotated[float, typer.Option(min=0.0, help="Seconds that running requests get.")] = 10.0,
+) -> None:
+    """Stop the running node and wait for its end."""
+    import asyncio
+
+    from sgl_actors.cli.node import find, stop_node
+
+    record = find(node, config)
+    asyncio.run(stop_node(record, drain))
+    typer.echo(f"node {record.name} has stopped")
+
+
+@app.command("check-config")
+def check_config(
+    file: Annotated[Path | None, typer.Argument(help="Without it, ./node.toml, or the defaults.")] = None,
+    values: Values = None,
+    show_origin: Annotated[
+        bool, typer.Option("--show-origin", help="Print where each value comes from.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a node.toml and print its values.
+
+    The exit code is 2 if anything is wrong.
+    """
+    from sgl_actors.actors.node.config import load
+    from sgl_actors.cli.show import show_config
+
+    path = file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    show_config(
+        load(path, flags=parse_values(values)), show_origin=show_origin, as_json=as_json, stream=sys.stdout
+    )
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that can be named.
+
+    One that is not on this machine is shown with the command that gets it.
+    """
+    from sgl_actors.actors.node.models import catalogue
+    from sgl_actors.cli.show import show_models
+
+    show_models(catalogue(), as_json=as_json, stream=sys.stdout)
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print versions."""
+    from sgl_actors.cli.show import show_versions
+
+    show_versions(as_json=as_json, stream=sys.stdout)
+
+
+def parse_values(values: list[str] | None) -> dict[str, str]:
+    """``["scheduler.max_batch=4"]`` as a mapping; `ConfigError` for one without an equals sign."""
+    parsed = {}
+    for value in values or ():
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {value}: expected SECTION.KEY=VALUE")
+        parsed[key.strip()] = text.strip()
+    return parsed
+
+
+def _log_dir(node: str | None, config: Path | None) -> Path:
+    """Where logs lie: as the running node's record says, else as the configuration says (the node may have ended)."""
+    from sgl_actors.actors.node.config import load
+    from sgl_actors.cli.node import find
+    from sgl_actors.errors import NotReady
+
+    if config is not None:
+        return load(config).log_dir
+    try:
+        return Path(find(node, None).log_dir)
+    except NotReady:
+        file = DEFAULT_FILE if node is None and DEFAULT_FILE.exists() else None
+        folder = load(file, flags={} if node is None else {"node.name": node}).log_dir
+        if not folder.is_dir():
+            raise
+        return folder

@@ -1,0 +1,67 @@
+"""Finding a running node and asking its root."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from sgl_actors.actors.microkernel import Context
+from sgl_actors.actors.microkernel.messages import Actors, Done, ListActors, RestartActor, StopNode
+from sgl_actors.actors.node.config import default_runtime_dir, load
+from sgl_actors.actors.node.record import NodeRecord, find_node
+from sgl_actors.errors import ActorDown, DeadlineExceeded
+
+ROOT = "root"
+ASK_TIMEOUT = 5.0
+RESTART_TIMEOUT = 660.0
+"""Longer than an actor may take to start."""
+GRACE = 30.0
+"""Seconds that a node gets, after its drain, to end its processes."""
+POLL = 0.05
+
+
+def find(name: str | None, config: Path | None) -> NodeRecord:
+    """The running node with that name, of that node.toml, or the only one; `NotReady` if there is none."""
+    if name is not None:
+        return find_node(default_runtime_dir(name))
+    return find_node(None if config is None else load(config).runtime_dir)
+
+
+@asynccontextmanager
+async def client(record: NodeRecord) -> AsyncIterator[Context]:
+    """A context of our own in that node, for as long as the block runs."""
+    from sgl_actors.actors.node.embedded import join
+
+    handle = await join(record.endpoint)
+    try:
+        yield handle.context("cli")
+    finally:
+        await handle.close()
+
+
+async def list_actors(record: NodeRecord) -> Actors:
+    """The node's actors; the root itself is none of them."""
+    async with client(record) as context:
+        return await context.call(ROOT, ListActors(), Actors, timeout=ASK_TIMEOUT)
+
+
+async def restart_actor(record: NodeRecord, actor: str) -> None:
+    """Restart an actor and wait until it is up; `InvalidRequest` for a name that the node does not have."""
+    async with client(record) as context:
+        await context.call(ROOT, RestartActor(actor), Done, timeout=RESTART_TIMEOUT)
+
+
+async def stop_node(record: NodeRecord, drain: float) -> None:
+    """Stop the node and wait for the end of its root process; `DeadlineExceeded` if it does not end."""
+    async with client(record) as context:
+        with suppress(ActorDown):  # it may be faster than its answer
+            await context.call(ROOT, StopNode(drain), Done, timeout=ASK_TIMEOUT)
+    deadline = asyncio.get_running_loop().time() + drain + GRACE
+    while record.alive:
+        if asyncio.get_running_loop().time() > deadline:
+            raise DeadlineExceeded(
+                f"node {record.name} (process {record.pid}) has not ended after {drain + GRACE:g} s"
+            )
+        await asyncio.sleep(POLL)

@@ -1,0 +1,25 @@
+"""`sgl-actors run`: a user's Python file as the main program."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+from sgl_actors.errors import InvalidRequest
+
+
+def run_file(file: Path, arguments: list[str]) -> int:
+    """Run `file` as ``python file arguments`` would, in this process; return its exit code.
+
+    Its own exceptions are shown with their traceback, as Python does; `sys.exit` in it ends us with its code.
+
+    Raises:
+        InvalidRequest: there is no such file.
+    """
+    if not file.is_file():
+        raise InvalidRequest(f"{file}: no such file")
+    sys.argv = [str(file), *arguments]
+    sys.path.insert(0, str(file.parent.absolute()))
+    runpy.run_path(str(file), run_name="__main__")
+    return 0

@@ -1,0 +1,171 @@
+"""The radix cache against the dictionary of prefixes, in random histories at page sizes 1, 4 and 16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from sgl_actors.actors.cache.core import RadixCache
+from sgl_actors.actors.cache.messages import Entry, Lease, Want
+from sgl_actors.actors.cache.naive import NaiveCache
+
+ALPHABET = (-(2**63), -1, 0, 7, 2**63 - 1)
+
+
+@dataclass
+class Holder:
+    """A lease as its holder knows it: the key it asked with, its pages, and how many tokens it has computed."""
+
+    tenant: str
+    tokens: list[int]
+    lease: Lease
+    computed: int
+    shared: int
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Both caches hear the same; a shadow memory shows what every page holds."""
+
+    page_size = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 14
+        self.real = RadixCache(self.total, self.page_size)
+        self.oracle = NaiveCache(self.total, self.page_size)
+        self.memory: dict[int, tuple[str, tuple[int, ...]]] = {}
+        self.holders: dict[int, Holder] = {}
+        self.known: list[tuple[int, ...]] = [()]
+        self.number = 0
+
+    def tokens(self, data: st.DataObject) -> list[int]:
+        """A key that often shares a prefix with an earlier one; parts within pages as well as between them."""
+        base = data.draw(st.sampled_from(self.known))
+        blocks = data.draw(st.lists(st.sampled_from(ALPHABET), max_size=6))
+        tail = [token for token in blocks for _ in range(self.page_size)]
+        odd = data.draw(st.lists(st.sampled_from(ALPHABET), max_size=min(3, self.page_size)))
+        return [*base, *tail, *odd][: 12 * self.page_size]
+
+    @rule(
+        data=st.data(), extra=st.integers(0, 20), cap=st.integers(0, 60), tenant=st.sampled_from(["a", "b"])
+    )
+    def grant(self, data: st.DataObject, extra: int, cap: int, tenant: str) -> None:
+        self.number += 1
+        tokens = self.tokens(data)
+        limit = min(cap, len(tokens))
+        want = Want(self.number, tokens, limit, len(tokens) + extra, tenant)
+        lease, expected = self.real.grant(want), self.oracle.grant(want)
+        assert (lease is None) == (expected is None)
+        if lease is None or expected is None:
+            return
+        assert lease.cached == expected.cached
+        assert lease.cached % self.page_size == 0
+        assert lease.cached <= limit
+        assert len(lease.pages) == len(expected.pages) == -(-want.tokens // self.page_size)
+        for index in range(lease.cached // self.page_size):
+            held = self.memory[lease.pages[index]]
+            assert held == (tenant, tuple(tokens[: (index + 1) * self.page_size]))
+        self.holders[self.number] = Holder(tenant, tokens, lease, lease.cached, lease.cached)
+        self.known = [*self.known[-8:], tuple(tokens)]
+
+    @rule(data=st.data(), release=st.booleans(), more=st.integers(0, 20))
+    def commit(self, data: st.DataObject, release: bool, more: int) -> None:
+        """Compute some more tokens (or none), write them to the lease's own pages, commit what is computed."""
+        if not self.holders:
+            return
+        number = data.draw(st.sampled_from(sorted(self.holders)))
+        holder = self.holders[number]
+        room = len(holder.lease.pages) * self.page_size
+        upto = min(room, holder.computed + more)
+        fresh = data.draw(st.sampled_from(ALPHABET))
+        holder.tokens += [fresh] * (upto - len(holder.tokens))
+        holder.computed = max(holder.computed, upto)
+        for index in range(holder.shared // self.page_size, holder.computed // self.page_size):
+            prefix = tuple(holder.tokens[: (index + 1) * self.page_size])
+            self.memory[holder.lease.pages[index]] = (holder.tenant, prefix)
+        count = data.draw(st.integers(0, holder.computed))
+        self.both(Entry(number, holder.tokens[:count], release))
+        holder.shared = max(holder.shared, count)
+        self.known = [*self.known[-8:], tuple(holder.tokens[:count])]
+        if release:
+            del self.holders[number]
+
+    @rule(data=st.data(), release=st.booleans())
+    def commit_nonsense(self, data: st.DataObject, release: bool) -> None:
+        """Tokens that part from what the lease has locked, or more of them than it has pages."""
+        if not self.holders:
+            return
+        number = data.draw(st.sampled_from(sorted(self.holders)))
+        holder = self.holders[number]
+        if data.draw(st.booleans()):
+            tokens = [5] * (len(holder.lease.pages) * self.page_size + 1)
+        elif holder.shared >= self.page_size:
+            tokens = [1234, *holder.tokens[1:]]
+            tokens += [0] * (len(holder.lease.pages) * self.page_size - len(tokens))
+            if len(tokens) // self.page_size <= holder.shared // self.page_size:
+                return
+        else:
+            return
+        assert self.both(Entry(number, tokens, release)) is False
+        if release:
+            del self.holders[number]
+
+    @rule(number=st.integers(-3, 0), release=st.booleans())
+    def commit_unknown(self, number: int, release: bool) -> None:
+        assert self.both(Entry(number, [1, 2, 3], release)) is False
+
+    @rule(data=st.data(), tenant=st.sampled_from(["a", "b", "c"]))
+    def match(self, data: st.DataObject, tenant: str) -> None:
+        tokens = self.tokens(data)
+        assert self.real.match(tenant, tokens) == self.oracle.match(tenant, tokens)
+
+    @rule()
+    def flush(self) -> None:
+        assert self.real.flush() == self.oracle.flush()
+        assert self.real.cached == self.real.locked
+
+    @rule()
+    def owner_gone(self) -> None:
+        assert self.real.release_all() == self.oracle.release_all() == len(self.holders)
+        self.holders.clear()
+        assert self.real.leased == self.real.locked == 0
+
+    def both(self, entry: Entry) -> bool:
+        accepted = self.real.commit(entry)
+        assert accepted == self.oracle.commit(entry)
+        return accepted
+
+    @invariant()
+    def accounts_agree(self) -> None:
+        assert self.real.check() == []
+        for name in ("free", "cached", "locked", "leased", "leases"):
+            assert getattr(self.real, name) == getattr(self.oracle, name), name
+
+    @invariant()
+    def the_same_is_cached(self) -> None:
+        for tenant, tokens in self.oracle.prefixes:
+            assert self.real.match(tenant, tokens) == len(tokens)
+
+    @invariant()
+    def nobody_writes_over_a_live_lease(self) -> None:
+        for holder in self.holders.values():
+            for index in range(holder.computed // self.page_size):
+                prefix = tuple(holder.tokens[: (index + 1) * self.page_size])
+                assert self.memory[holder.lease.pages[index]] == (holder.tenant, prefix)
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+def test_radix_cache_equals_the_dictionary_of_prefixes(page_size: int) -> None:
+    """Whatever happens in whatever order, lengths, accounts and evictions are those of the naive cache."""
+    machine: Any = type(f"CacheMachine{page_size}", (CacheMachine,), {"page_size": page_size})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

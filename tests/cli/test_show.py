@@ -1,0 +1,91 @@
+"""Tables and lines for people, JSON for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from sgl_actors.actors.microkernel.messages import ActorRow, Actors
+from sgl_actors.cli.show import format_line, show_actors, show_lines
+
+ROWS = Actors(
+    [
+        ActorRow("cache", "up", 1, 0, 2, 41, 3 << 20, "cache", {"x": 1.0}),
+        ActorRow("w/0", "starting", 2, 1, 0, 42, 0),
+    ],
+    ready=False,
+)
+LINE = {
+    "ts": "2026-01-01T10:20:30.000001Z",
+    "level": "info",
+    "event": "step",
+    "actor": "cache",
+    "epoch": 3,
+    "request": "r 1",
+    "n": 1,
+}
+
+
+def test_ps_json_is_a_list_with_the_stated_keys() -> None:
+    """Programs read a list of {address, state, epoch, restarts, mailbox, pid, rss}."""
+    out = io.StringIO()
+    show_actors(ROWS, as_json=True, stream=out)
+    rows = json.loads(out.getvalue())
+    assert rows[0] == {
+        "address": "cache",
+        "state": "up",
+        "epoch": 1,
+        "restarts": 0,
+        "mailbox": 2,
+        "pid": 41,
+        "rss": 3 << 20,
+    }
+    assert [row["address"] for row in rows] == ["cache", "w/0"]
+
+
+def test_ps_for_people_is_a_table() -> None:
+    """One row per actor, memory in units."""
+    out = io.StringIO()
+    show_actors(ROWS, as_json=False, stream=out)
+    head, first, second = out.getvalue().splitlines()
+    assert head.split() == ["ACTOR", "STATE", "EPOCH", "RESTARTS", "MAILBOX", "PID", "RSS"]
+    assert first.split() == ["cache", "up", "1", "0", "2", "41", "3.0", "MiB"]
+    assert second.split() == ["w/0", "starting", "2", "1", "0", "42", "0", "B"]
+
+
+def test_a_log_line_is_readable() -> None:
+    """Time, actor with epoch, level, event, then pairs; values with spaces are quoted."""
+    assert format_line(LINE) == '10:20:30.000001 cache#3        info    step request="r 1" n=1'
+    assert format_line(LINE | {"exception": "Traceback"}).endswith("n=1\nTraceback")
+    assert format_line({"ts": "soon"}).startswith("soon None#None")
+
+
+def test_a_request_s_lines_have_the_time_since_the_first() -> None:
+    """`logs --request` answers where the time went."""
+    out = io.StringIO()
+    later = LINE | {"ts": "2026-01-01T10:20:30.250001Z"}
+    show_lines([LINE, later], as_json=False, relative=True, stream=out)
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("+      0.0 ms 10:20:30")
+    assert second.startswith("+    250.0 ms 10:20:30")
+
+
+@pytest.mark.parametrize("no_colour", ["1", None])
+def test_colours_are_for_terminals_that_want_them(
+    monkeypatch: pytest.MonkeyPatch, no_colour: str | None
+) -> None:
+    """A warning is coloured on a terminal unless NO_COLOR is set."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_colour:
+        monkeypatch.setenv("NO_COLOR", no_colour)
+    out = Terminal()
+    show_lines([LINE | {"level": "warning"}], as_json=False, relative=False, stream=out)
+    assert ("\x1b[3" in out.getvalue()) == (no_colour is None)

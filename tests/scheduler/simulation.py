@@ -1,0 +1,474 @@
+"""Scheduler core, cache core and fake worker on a virtual clock, with seeded delays, arrivals, aborts, stops and crashes.
+
+Every message takes a random time but keeps its place behind those sent before on the same way. What a dead incarnation sent,
+and what was sent to one, is lost. After every event the invariants hold, and at the end everybody has an answer.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sgl_actors.actors.cache.core import RadixCache
+from sgl_actors.actors.cache.messages import Commit, Grant, Granted, Lease, Pool
+from sgl_actors.actors.cache.messages import Reset as ResetCache
+from sgl_actors.actors.microkernel import Address
+from sgl_actors.actors.scheduler.core import SchedulerCore
+from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
+from sgl_actors.actors.scheduler.messages import (
+    Finish,
+    Logprobs,
+    ModelInfo,
+    Options,
+    Sampling,
+    Sequence,
+    Stop,
+    TokenLogprob,
+    Update,
+)
+from sgl_actors.actors.worker.fake import FakeModel, complete, extend, score
+from sgl_actors.actors.worker.messages import Describe, NeedFull, Step, StepDone
+from sgl_actors.actors.worker.messages import Reset as ResetWorker
+
+VOCABULARY = 40
+CONTEXT = 96
+LAG = 0.004
+
+
+@dataclass
+class Asked:
+    """A request as its asker sees it, and what must come of it."""
+
+    sequence: Sequence
+    owner: Address
+    expected: list[int]
+    output: list[int] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish: Finish | None = None
+    stop_at: int = 0
+    stopped: int = -1
+    gone: bool = False
+    cached: int = 0
+
+    def take(self, update: Update, *, orphaned: bool = False) -> None:
+        """Check one update against what is known and what is due."""
+        assert self.finish is None, f"{update.id} ended twice"
+        if self.stopped >= 0 and update.finish is not None and update.finish.matched == "stop string":
+            assert (update.first_index, update.token_ids) == (self.stopped, [])
+            del self.output[self.stopped :]
+        assert update.first_index <= len(self.output), f"{update.id}: tokens are missing"
+        self.output = self.output[: update.first_index] + update.token_ids
+        assert self.output == self.expected[: len(self.output)], f"{update.id}: not what the model says"
+        if self.sequence.logprobs.output:
+            assert [entry.token_id for entry in update.logprobs] == update.token_ids
+        self.prompt_logprobs += update.prompt_logprobs
+        self.cached = update.cached
+        self.finish = update.finish
+        if update.finish is not None:
+            self._check_end(update.finish)
+
+    def _check_end(self, finish: Finish) -> None:
+        if finish.reason == "length":
+            assert len(self.output) == self.sequence.max_tokens
+        elif finish.reason == "stop" and finish.matched != "stop string":
+            assert self.output == self.expected
+            assert self.output[-1] == finish.matched
+        if finish.reason in ("length", "stop"):
+            assert self.prompt_logprobs == due_prompt_logprobs(self.sequence)
+
+
+def due_prompt_logprobs(sequence: Sequence) -> list[TokenLogprob]:
+    """What the fake model says about the prompt from `prompt_start` on."""
+    state, due = 0, list[TokenLogprob]()
+    for index, token in enumerate(sequence.prompt):
+        if 0 <= sequence.logprobs.prompt_start <= index:
+            top = sequence.logprobs.top
+            due.append(score(state, token, top, VOCABULARY) if index else TokenLogprob(token, None))
+        state = extend(state, token)
+    return due
+
+
+class Simulation:
+    """One seeded history. `run` raises `AssertionError` for a broken invariant."""
+
+    def __init__(
+        self, seed: int, *, page_size: int, ahead: int, pages: int, requests: int = 24, crashes: bool = True
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.ahead = ahead
+        self.info = ModelInfo(
+            "fake", "fake", "Fake", CONTEXT, VOCABULARY, (2,), pages, page_size, 1, "float32", "cpu", 1
+        )
+        self.options = Options(
+            max_batch=self.rng.randint(1, 6), chunk=self.rng.randint(1, 24), queue=1000, timeout=0.0
+        )
+        self.now = 0.0
+        self.events: list[tuple[float, int, Callable[[], None]]] = []
+        self.order = 0
+        self.last: dict[str, float] = {}
+        self.asked: dict[str, Asked] = {}
+        self.owners = 2
+        self.scheduler_epoch = 0
+        self.worker_epoch = 0
+        self.cache_epoch = 0
+        self.core = SchedulerCore(self.options)
+        self.model: FakeModel | None = None
+        self.cache: RadixCache | None = None
+        self.pool_epoch = 0
+        self.ticking = -1.0
+        self.steps = 0
+        self.restarts = 0
+        self.prefixes = [[self.token() for _ in range(self.rng.randint(1, 30))] for _ in range(3)]
+        self.start_scheduler()
+        self.at(0.0, self.start_worker)
+        self.at(self.rng.random() * LAG, self.start_cache)
+        for number in range(requests):
+            self.at(self.rng.random() * 0.15, lambda number=number: self.arrive(number))  # type: ignore[misc]
+        for _ in range(self.rng.randint(0, 4) if crashes else 0):
+            crash = self.rng.choice(
+                [
+                    self.crash_worker,
+                    self.crash_worker,
+                    self.crash_cache,
+                    self.crash_scheduler,
+                    self.crash_owner,
+                    self.lose_batch,
+                ]
+            )
+            self.at(self.rng.random() * 0.25, crash)
+
+    def token(self) -> int:
+        return self.rng.randrange(3, VOCABULARY)
+
+    # -- time and ways ------------------------------------------------------------------------------------
+
+    def at(self, delay: float, event: Callable[[], None]) -> None:
+        self.order += 1
+        heapq.heappush(self.events, (self.now + delay, self.order, event))
+
+    def way(self, name: str, event: Callable[[], None]) -> None:
+        """Deliver after a random time, but not before what went the same way earlier."""
+        arrival = max(self.last.get(name, 0.0), self.now + self.rng.random() * LAG)
+        self.last[name] = arrival
+        self.at(arrival - self.now, event)
+
+    def run(self) -> None:
+        for _ in range(100_000):
+            if not self.events:
+                break
+            self.now, _, event = heapq.heappop(self.events)
+            event()
+            self.check()
+        self.check_end()
+
+    # -- invariants ---------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        core = self.core
+        assert len(core.batch.running) <= self.options.max_batch
+        assert len(core.batch.in_flight) <= self.ahead + 1
+        arrivals = [generation.arrival for generation in core.waiting]
+        assert arrivals == sorted(arrivals)
+        held = core.batch.running + core.waiting
+        assert sorted(generation.spec.id for generation in held) == sorted(core._live)
+        if self.cache is not None:
+            assert self.cache.check(full=self.rng.random() < 0.1) == []
+
+    def check_end(self) -> None:
+        assert self.core.settled, f"nothing is left to happen, but {self.core!r} waits"
+        for name, asked in self.asked.items():
+            assert asked.finish is not None or asked.gone, f"{name} has no end"
+            if asked.finish is not None:
+                assert asked.finish.reason != "error", asked.finish
+        assert self.cache is not None
+        assert self.cache.check() == []
+        assert (self.cache.leases, self.cache.leased, self.cache.locked) == (0, 0, 0)
+
+    # -- askers -------------------------------------------------------------------------------------------
+
+    def arrive(self, number: int) -> None:
+        rng = self.rng
+        prompt = list(rng.choice(self.prefixes)[: rng.randint(1, 30)])
+        prompt += [self.token() for _ in range(rng.randint(0, 20))]
+        max_tokens = rng.choice([0, 1, 2, 8, 20])
+        end_ids = (5, 9) if rng.random() < 0.5 else ()
+        sampling = Sampling(rng.getrandbits(30), end_ids=end_ids, min_tokens=rng.choice([0, 0, 6]))
+        start = rng.randrange(len(prompt)) if rng.random() < 0.3 else -1
+        logprobs = Logprobs(rng.random() < 0.3, rng.choice([0, 2]), start)
+        timeout = rng.choice([0.0, 0.0, 0.0, 0.0, 0.05])
+        owner = Address("tokenizer", rng.randint(1, self.owners))
+        sequence = Sequence(
+            f"r{number}",
+            prompt,
+            max_tokens,
+            sampling,
+            logprobs,
+            timeout=timeout,
+            tenant=rng.choice(["a", "b"]),
+        )
+        expected = complete(prompt, sampling, max_tokens, VOCABULARY)
+        asked = self.asked[sequence.id] = Asked(sequence, owner, expected)
+        if rng.random() < 0.2:
+            asked.stop_at = rng.randint(1, 8)
+        if rng.random() < 0.1:
+            self.submit(asked, rng.random() * 0.05)
+        if rng.random() < 0.2:
+            self.tell(lambda: self.core.abort([sequence.id], self.now), rng.random() * 0.1)
+        self.submit(asked)
+        if rng.random() < 0.1:
+            self.at(rng.random() * 0.1, lambda: self.resubmit(asked))
+
+    def submit(self, asked: Asked, delay: float = 0.0) -> None:
+        """Also twice: the second one re-attaches, or comes after the end and is not sent."""
+
+        def event() -> list[Effect]:
+            if asked.finish is not None or asked.gone:
+                return []
+            return self.core.submit([asked.sequence], asked.owner, self.now)
+
+        self.tell(event, delay)
+
+    def resubmit(self, asked: Asked) -> None:
+        """Again with what has come so far, as after a lost message."""
+        if (
+            asked.finish is None
+            and not asked.gone
+            and asked.stopped < 0
+            and asked.sequence.id in self.core._live
+        ):
+            again = self.again(asked)
+            self.perform(self.core.submit([again], asked.owner, self.now))
+
+    def again(self, asked: Asked) -> Sequence:
+        spec = asked.sequence
+        if not asked.output:
+            asked.prompt_logprobs.clear()
+        return Sequence(
+            spec.id,
+            spec.prompt,
+            spec.max_tokens,
+            spec.sampling,
+            spec.logprobs,
+            list(asked.output),
+            0.0,
+            spec.tenant,
+        )
+
+    def tell(self, event: Callable[[], list[Effect]], delay: float = 0.0) -> None:
+        """Something reaches the scheduler incarnation of now."""
+        incarnation = self.scheduler_epoch
+
+        def arrive() -> None:
+            if incarnation == self.scheduler_epoch:
+                self.perform(event())
+
+        self.at(delay, arrive)
+
+    def report(self, report: Report) -> None:
+        for update in report.progress.updates:
+            asked = self.asked[update.id]
+            if asked.gone:
+                continue
+            if update.prompt_logprobs[:1] == due_prompt_logprobs(asked.sequence)[:1]:
+                asked.prompt_logprobs.clear()  # told anew from the beginning
+            assert report.owner == asked.owner
+            asked.take(update)
+            if (
+                asked.stop_at
+                and asked.stopped < 0
+                and len(asked.output) >= asked.stop_at
+                and asked.finish is None
+            ):
+                asked.stopped = asked.stop_at
+                stop = Stop(update.id, asked.stop_at, "stop string")
+                self.tell(lambda stop=stop: self.core.stop(stop), self.rng.random() * LAG)  # type: ignore[misc]
+
+    # -- scheduler ----------------------------------------------------------------------------------------
+
+    def start_scheduler(self) -> None:
+        self.scheduler_epoch += 1
+        self.core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20, ahead=self.ahead)
+        self.ticking = -1.0
+
+    def perform(self, effects: list[Effect]) -> None:
+        admitted: list[str] = []
+        for effect in effects:
+            match effect:
+                case ToWorker(message):
+                    self.to_worker(message)
+                case ToCache(message):
+                    self.to_cache(message)
+                case Report():
+                    self.report(effect)
+                case Note(event, request):
+                    if event == "admitted":
+                        admitted.append(request)
+        self.check_order(admitted)
+        due = self.core.wakeup()
+        if due is not None and due != self.ticking:
+            self.ticking = due
+            self.tell(lambda: self.core.tick(self.now), max(0.0, due - self.now))
+
+    def check_order(self, admitted: list[str]) -> None:
+        """First come, first served: nobody is admitted while an earlier one waits."""
+        live = self.core._live
+        arrivals = [live[name].arrival for name in admitted if name in live]
+        if arrivals and self.core.waiting:
+            assert max(arrivals) < self.core.waiting[0].arrival
+
+    def back(self, way: str, event: Callable[[], list[Effect]], alive: Callable[[], bool]) -> None:
+        """An answer on its way to the scheduler; lost if either side has ended meanwhile."""
+        incarnation = self.scheduler_epoch
+
+        def arrive() -> None:
+            if incarnation == self.scheduler_epoch and alive():
+                self.perform(event())
+
+        self.way(way, arrive)
+
+    # -- worker -------------------------------------------------------------------------------------------
+
+    def start_worker(self) -> None:
+        self.worker_epoch += 1
+        self.model = FakeModel(self.info)
+        self.tell(self.core.worker_up)
+
+    def to_worker(self, message: Step | Describe | ResetWorker) -> None:
+        incarnation, scheduler = self.worker_epoch, self.scheduler_epoch
+
+        def alive() -> bool:
+            return incarnation == self.worker_epoch and self.model is not None
+
+        def arrive() -> None:
+            if not alive():
+                return
+            assert self.model is not None
+            if isinstance(message, Step):
+                answer = self.step(self.model, message)
+                if scheduler != self.scheduler_epoch:
+                    return
+                if isinstance(answer, NeedFull):
+                    self.back("worker", lambda: self.core.batch_lost(answer.epoch), alive)
+                else:
+                    self.back("worker", lambda: self.core.step_done(answer), alive)
+            elif scheduler != self.scheduler_epoch:
+                return
+            elif isinstance(message, ResetWorker):
+                done = self.model.reset(message.epoch)
+                self.back("worker", lambda: self.core.quieted(done), alive)
+            else:
+                self.back("worker", lambda: self.core.described(self.info), alive)
+
+        self.way(f"to worker {incarnation} of {scheduler}", arrive)
+
+    def step(self, model: FakeModel, message: Step) -> StepDone | NeedFull:
+        answer = model.step(message)
+        if isinstance(answer, StepDone):
+            self.steps += 1
+            assert message.work
+            assert not any(result.error for result in answer.results), answer.results
+            if self.rng.random() < 0.3:
+                for held in model._held.values():
+                    assert model.holds(held.tokens, held.pages, held.computed), "KV was written over"
+        return answer
+
+    def crash_worker(self) -> None:
+        if self.model is None:
+            return
+        self.restarts += 1
+        self.model = None
+        self.tell(self.core.worker_down)
+        self.at(self.rng.random() * 0.02, self.start_worker)
+
+    def lose_batch(self) -> None:
+        """The worker forgets its batch but lives on: the next step is answered by NeedFull."""
+        if self.model is not None:
+            self.restarts += 1
+            self.model.reset(-1)
+
+    # -- cache --------------------------------------------------------------------------------------------
+
+    def start_cache(self) -> None:
+        self.cache_epoch += 1
+        self.cache = RadixCache(0, 1)
+        self.pool_epoch = 0
+        self.tell(self.core.cache_up)
+
+    def to_cache(self, message: Commit | Grant | ResetCache) -> None:
+        incarnation, scheduler = self.cache_epoch, self.scheduler_epoch
+
+        def alive() -> bool:
+            return incarnation == self.cache_epoch and self.cache is not None
+
+        def arrive() -> None:
+            if not alive() or scheduler != self.scheduler_epoch:
+                return
+            assert self.cache is not None
+            if isinstance(message, ResetCache):
+                self.cache = RadixCache(message.pages, message.page_size)
+                self.pool_epoch = message.epoch
+                pool = Pool(message.epoch, message.pages, message.page_size, message.pages, 0, 0)
+                self.back("cache", lambda: self.core.emptied(pool), alive)
+            elif isinstance(message, Commit):
+                if message.epoch == self.pool_epoch:
+                    for entry in message.entries:
+                        held = self.cache._held.get(entry.lease)
+                        if held is not None and self.model is not None and self.model.epoch == message.epoch:
+                            pages, count = held.pages, len(entry.token_ids)
+                            assert self.model.holds(entry.token_ids, pages, count), (
+                                "committed KV is not there"
+                            )
+                        assert self.cache.commit(entry) or not entry.token_ids, f"commit of {entry} refused"
+            else:
+                answer = self.grant(self.cache, message)
+                if self.rng.random() < 0.03:
+                    self.back("cache", lambda: self.core.grant_failed(message.epoch, self.now), alive)
+                else:
+                    self.back("cache", lambda: self.core.granted(message.epoch, answer), alive)
+
+        self.way(f"to cache {incarnation} of {scheduler}", arrive)
+
+    def grant(self, cache: RadixCache, message: Grant) -> Granted:
+        leases: list[Lease] = []
+        for want in message.wants if message.epoch == self.pool_epoch else ():
+            lease = cache.grant(want)
+            if lease is None:
+                break
+            leases.append(lease)
+        return Granted(self.pool_epoch, leases)
+
+    def crash_cache(self) -> None:
+        if self.cache is None:
+            return
+        self.restarts += 1
+        self.cache = None
+        self.tell(self.core.cache_down)
+        self.at(self.rng.random() * 0.02, self.start_cache)
+
+    # -- crashes of askers and scheduler ------------------------------------------------------------------
+
+    def crash_owner(self) -> None:
+        owner = Address("tokenizer", self.rng.randint(1, self.owners))
+        for asked in self.asked.values():
+            asked.gone = asked.gone or (asked.owner == owner and asked.finish is None)
+        self.perform(self.core.owner_down(owner))
+
+    def crash_scheduler(self) -> None:
+        """Everything it knew is gone; askers come again with what they have."""
+        self.restarts += 1
+        self.start_scheduler()
+        if self.cache is not None:
+            self.cache.release_all()
+            self.tell(self.core.cache_up)
+        if self.model is not None:
+            self.tell(self.core.worker_up)
+        for asked in list(self.asked.values()):
+            if asked.finish is None and not asked.gone:
+                asked.stop_at, asked.stopped = 0, -1
+                asked.prompt_logprobs.clear()
+                self.tell(
+                    lambda asked=asked: self.core.submit([self.again(asked)], asked.owner, self.now),  # type: ignore[misc]
+                    self.rng.random() * LAG,
+                )

@@ -1,0 +1,512 @@
+"""The tokenizer actor in a real kernel, with a scheduler that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
+from sgl_actors.actors.microkernel.system import Outside, System
+from sgl_actors.actors.microkernel.transport import LocalHub, LocalTransport
+from sgl_actors.actors.node.client import NodeClient
+from sgl_actors.actors.scheduler.messages import (
+    Abort,
+    DescribeModel,
+    Finish,
+    ModelInfo,
+    Progress,
+    Sequence,
+    Stop,
+    Submit,
+    Update,
+)
+from sgl_actors.actors.tokenizer import prompts
+from sgl_actors.actors.tokenizer.actor import INLINE, TokenizerActor
+from sgl_actors.actors.tokenizer.messages import (
+    Cancel,
+    ChatMessage,
+    Chunk,
+    DescribeTokenizer,
+    Detokenize,
+    Generate,
+    SamplingOptions,
+    Text,
+    Texts,
+    TokenIds,
+    Tokenize,
+    TokenizerInfo,
+)
+from sgl_actors.actors.worker.messages import Sampling
+from sgl_actors.errors import (
+    ActorDown,
+    Cancelled,
+    ContextLengthExceeded,
+    InvalidRequest,
+    NotReady,
+    ProtocolError,
+)
+
+A, B, END = 64, 65, 258
+MODEL = ModelInfo("m", "p", "LlamaForCausalLM", 40_000, 300, (7,), 40_000, 1, 1, "float32", "cpu", 2)
+
+
+class ScriptedScheduler(Actor):
+    """Records what it is told, answers `DescribeModel`, and casts what the test has it cast."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.told: asyncio.Queue[Message] = asyncio.Queue()
+        self.model: ModelInfo | None = MODEL
+
+    async def receive(self, message: Message, request: Request) -> Message | None:
+        if isinstance(message, DescribeModel):
+            if self.model is None:
+                raise NotReady("no worker")
+            return self.model
+        self.told.put_nowait(message)
+        return None
+
+    async def next(self) -> Message:
+        async with asyncio.timeout(5):
+            return await self.told.get()
+
+    async def submitted(self) -> list[Sequence]:
+        message = await self.next()
+        assert isinstance(message, Submit), message
+        return message.sequences
+
+    def progress(self, *updates: Update) -> None:
+        self.ctx.cast("tokenizer", Progress(list(updates)))
+
+
+class House:
+    """A kernel with the tokenizer and a scheduler that can be stopped and started again."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.ctx = cast("Context", system.spawn(Outside, "asker").context)
+
+    async def start(self, actor: type[Actor], name: str) -> Any:
+        cell = self.system.spawn(actor, name, on_ready=self.system.name_up)
+        await cell.ready.wait()
+        return cell.actor
+
+    async def stop(self, name: str) -> None:
+        cell = self.system.cells[name]
+        cell.stop("test")
+        await cell.ended.wait()
+        self.system.name_down(cell.address, "test")
+
+    async def begin(self) -> None:
+        self.scheduler: ScriptedScheduler = await self.start(ScriptedScheduler, "scheduler")
+        self.tokenizer: TokenizerActor = await self.start(TokenizerActor, "tokenizer")
+        await self.model_known()
+
+    async def model_known(self) -> None:
+        async with asyncio.timeout(5):
+            while self.tokenizer._model is None:
+                await asyncio.sleep(0)
+
+    def ask(self, id_: str = "r", credit: int = 64, **fields: Any) -> Asker:
+        options = {
+            name: fields.pop(name) for name in list(fields) if name in SamplingOptions.__struct_fields__
+        }
+        fields = fields or {"text": "ab"}
+        if "text" not in fields and "messages" not in fields and "input_ids" not in fields:
+            fields["text"] = "ab"
+        request = Generate(id_, sampling=SamplingOptions(**options), **fields)
+        return Asker(self.ctx, request, credit)
+
+    async def settle(self) -> None:
+        """Let every message on its way arrive: a round trip to the tokenizer comes after them."""
+        await self.ctx.call("tokenizer", DescribeTokenizer(), TokenizerInfo)
+
+
+class Asker:
+    """Holds a stream open and reads from it when told to."""
+
+    def __init__(self, ctx: Context, request: Generate, credit: int) -> None:
+        self.stream = ctx.stream("tokenizer", request, timeout=20, credit=credit)
+        self.first = asyncio.ensure_future(anext(self.stream))
+
+    async def next(self) -> Chunk:
+        async with asyncio.timeout(5):
+            message = await self.first
+            self.first = asyncio.ensure_future(anext(self.stream))
+            await asyncio.sleep(0)
+        return cast("Chunk", message)
+
+    async def end(self) -> Chunk:
+        """The last chunk; nothing follows it."""
+        chunk = await self.next()
+        assert chunk.finish is not None
+        with pytest.raises(StopAsyncIteration):
+            await self.next()
+        return chunk
+
+    async def error(self) -> object:
+        async with asyncio.timeout(5):
+            return (await asyncio.gather(self.first, return_exceptions=True))[0]
+
+    async def close(self) -> None:
+        self.first.cancel()
+        await asyncio.gather(self.first, return_exceptions=True)
+        await self.stream.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+async def empty(write_gguf: Callable[..., Path]) -> AsyncIterator[House]:
+    """A kernel without actors; its node serves the tiny vocabulary."""
+    path = str(write_gguf(pre="gpt-2"))
+    system = System(
+        "test", LocalTransport(LocalHub(), "local://t"), config={"model": {"path": path}}, force_codec=True
+    )
+    await system.open()
+    yield House(system)
+    await system.close()
+
+
+@pytest.fixture
+async def house(empty: House) -> House:
+    await empty.begin()
+    return empty
+
+
+async def test_a_request_goes_round(house: House) -> None:
+    """The prompt reaches the scheduler in ids, tokens come back as text, the last chunk has the finish and the usage."""
+    asker = house.ask(temperature=0.0, max_tokens=5, tenant="acme", seed=3)
+    (sequence,) = await house.scheduler.submitted()
+    assert (sequence.id, sequence.prompt, sequence.max_tokens, sequence.tenant) == ("r", [256], 5, "acme")
+    assert sequence.sampling == Sampling(3, temperature=0.0, end_ids=(END,))
+    assert 0 < sequence.timeout <= 20
+    house.scheduler.progress(Update("r", 0, [A], cached=1))
+    first = await asker.next()
+    assert first == Chunk(
+        0, [A], "a", prompt_tokens=1, cached_tokens=1, completion_tokens=1, prompt_ids=[256]
+    )
+    house.scheduler.progress(Update("r", 1, [B, END], finish=Finish("stop", END)))
+    last = await asker.end()
+    assert (last.first_index, last.text, last.finish, last.completion_tokens) == (
+        1,
+        "b",
+        Finish("stop", END),
+        3,
+    )
+    assert (last.prompt_ids, last.cached_tokens) == ([], 1)
+    assert house.tokenizer.statistics()["generation_tokens_total"] == 3
+
+
+async def test_requests_of_one_turn_are_one_message(house: House) -> None:
+    """What is asked at once is submitted at once."""
+    askers = [house.ask(f"r{n}") for n in range(8)]
+    assert [sequence.id for sequence in await house.scheduler.submitted()] == [f"r{n}" for n in range(8)]
+    for asker in askers:
+        await asker.close()
+
+
+async def test_a_stop_string_ends_a_request_at_both_ends(house: House) -> None:
+    """The asker gets the trimmed text at once, the scheduler is told, and what it sends until it knows is dropped."""
+    asker = house.ask(stop=("ba",))
+    await house.scheduler.submitted()
+    house.scheduler.progress(Update("r", 0, [A, B]))
+    assert (await asker.next()).text == "a"
+    house.scheduler.progress(Update("r", 2, [A, A]))
+    last = await asker.end()
+    assert (last.text, last.token_ids, last.completion_tokens, last.finish) == (
+        "",
+        [A],
+        3,
+        Finish("stop", "ba"),
+    )
+    assert await house.scheduler.next() == Stop("r", 3, "ba")
+    again = house.ask()
+    await house.scheduler.submitted()
+    house.scheduler.progress(Update("r", 4, [A]), Update("r", 5, [], finish=Finish("stop", "ba")))
+    house.scheduler.progress(Update("r", 0, [B], finish=Finish("length")))
+    assert (await again.end()).text == "b"
+    assert house.scheduler.told.empty()
+
+
+async def test_an_id_can_be_used_again_after_a_cancel(house: House) -> None:
+    """The end of the request that was cancelled does not end the next one of the same id."""
+    asker = house.ask()
+    await house.scheduler.submitted()
+    await asker.close()
+    assert await house.scheduler.next() == Abort(["r"])
+    again = house.ask()
+    await house.scheduler.submitted()
+    house.scheduler.progress(Update("r", 0, [], finish=Finish("abort", code="cancelled")))
+    house.scheduler.progress(Update("r", 0, [B], finish=Finish("length")))
+    assert (await again.end()).text == "b"
+
+
+async def test_a_stop_string_in_the_last_update_needs_no_order(house: House) -> None:
+    """When the scheduler has ended the request by itself, it is not told to."""
+    asker = house.ask(stop=("a",))
+    await house.scheduler.submitted()
+    house.scheduler.progress(Update("r", 0, [A], finish=Finish("length")))
+    assert (await asker.end()).finish == Finish("stop", "a")
+    await house.settle()
+    assert house.scheduler.told.empty()
+    assert not house.tokenizer._ending
+
+
+async def test_a_slow_asker_gets_merged_chunks(house: House) -> None:
+    """Without credit nothing is sent; with the next credit all of it is one chunk; the end needs no credit."""
+    asker = house.ask(credit=1)
+    await house.scheduler.submitted()
+    for n in range(5):
+        house.scheduler.progress(Update("r", n, [A]))
+    await house.settle()
+    assert (await asker.next()).text == "a"
+    assert (await asker.next()).text == "aaaa"
+    house.scheduler.progress(Update("r", 5, [B], finish=Finish("length")))
+    assert (await asker.end()).text == "b"
+
+
+async def test_an_asker_that_goes_is_an_abort(house: House) -> None:
+    """Closing a stream ends the request at the scheduler; later progress of it goes nowhere."""
+    asker = house.ask()
+    await house.scheduler.submitted()
+    await asker.close()
+    assert await house.scheduler.next() == Abort(["r"])
+    house.scheduler.progress(
+        Update("r", 0, [A]), Update("r", 1, [], finish=Finish("abort", code="cancelled"))
+    )
+    await house.settle()
+    assert house.tokenizer.statistics()["num_live_requests"] == 0
+    assert not house.tokenizer._ending
+
+
+async def test_cancel_by_id_comes_back_as_an_abort(house: House) -> None:
+    """An operator's cancel is the scheduler's to carry out; its error finishes are passed on as they are."""
+    asker = house.ask()
+    await house.scheduler.submitted()
+    house.ctx.cast("tokenizer", Cancel(["r"]))
+    assert await house.scheduler.next() == Abort(["r"])
+    house.scheduler.progress(
+        Update("r", 0, [], finish=Finish("abort", code="cancelled", message="by operator"))
+    )
+    last = await asker.end()
+    assert (last.finish, last.prompt_ids) == (Finish("abort", code="cancelled", message="by operator"), [256])
+
+
+async def test_the_scheduler_restarts(house: House) -> None:
+    """A live request is submitted again with its output so far, and what the new scheduler repeats is dropped."""
+    asker = house.ask()
+    await house.scheduler.submitted()
+    house.scheduler.progress(Update("r", 0, [A, A]))
+    assert (await asker.next()).text == "aa"
+    await house.stop("scheduler")
+    late = house.ask("late")
+    await house.settle()
+    house.scheduler = await house.start(ScriptedScheduler, "scheduler")
+    again = {sequence.id: sequence.output for sequence in await house.scheduler.submitted()}
+    assert again == {"r": [A, A], "late": []}
+    house.scheduler.progress(
+        Update("r", 1, [A, B], finish=Finish("length")), Update("late", 0, [B], finish=Finish("length"))
+    )
+    last = await asker.end()
+    assert (last.first_index, last.token_ids, last.text) == (2, [B], "b")
+    assert (await late.end()).text == "b"
+
+
+async def test_cancel_while_the_scheduler_is_down(house: House) -> None:
+    """With nobody else to end it, the request is ended here."""
+    asker = house.ask()
+    await house.scheduler.submitted()
+    await house.stop("scheduler")
+    house.ctx.cast("tokenizer", Cancel([], all=True))
+    assert (await asker.end()).finish.code == "cancelled"  # type: ignore[union-attr]
+
+
+async def test_the_tokenizer_restarts(house: House) -> None:
+    """A client goes on with the tokens it has: half a character that it has not seen yet is rebuilt from their ids."""
+    chunks: list[Chunk] = []
+
+    async def ask() -> None:
+        async for chunk in NodeClient(house.ctx).generate(Generate("r", text="ab"), timeout=10):
+            chunks.append(chunk)
+            got.set()
+
+    got = asyncio.Event()
+    lead, trail = (house.tokenizer._vocabulary.raw.index(bytes([byte])) for byte in "é".encode())
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ask())
+        await house.scheduler.submitted()
+        house.scheduler.progress(Update("r", 0, [A, lead]))
+        await got.wait()
+        await house.stop("tokenizer")
+        house.tokenizer = await house.start(TokenizerActor, "tokenizer")
+        (again,) = await house.scheduler.submitted()
+        assert again.output == [A, lead]
+        house.scheduler.progress(Update("r", 2, [trail, B], finish=Finish("length")))
+    assert [chunk.text for chunk in chunks] == ["a", "éb"]
+    assert [chunk.token_ids for chunk in chunks] == [[A, lead], [trail, B]]
+
+
+async def test_a_new_asker_takes_a_live_request_over(house: House) -> None:
+    """It gets what it does not have yet; the old one is told; a request of the same id with another prompt is refused."""
+    old = house.ask()
+    await house.scheduler.submitted()
+    house.scheduler.progress(Update("r", 0, [A, A, B]))
+    assert (await old.next()).text == "aab"
+    new = house.ask(output=[A])
+    assert isinstance(await old.error(), Cancelled)
+    assert ((await new.next()).text, house.scheduler.told.empty()) == ("ab", True)
+    for stranger in (house.ask(text="other"), house.ask(tenant="other"), house.ask(output=[B])):
+        assert isinstance(error := await stranger.error(), InvalidRequest)
+        assert error.param == "id"
+    house.scheduler.progress(Update("r", 3, [], finish=Finish("length")))
+    assert (await new.end()).completion_tokens == 3
+
+
+async def test_output_that_is_whole_already(house: House) -> None:
+    """Nothing is submitted for an asker who only lacks the end."""
+    last = await house.ask(output=[A, END]).end()
+    assert (last.first_index, last.finish, last.completion_tokens) == (2, Finish("stop", END), 2)
+    assert house.scheduler.told.empty()
+
+
+async def test_a_lost_update_is_asked_for_again(house: House) -> None:
+    """After a gap the request is submitted again, once, from where it stands; updates behind the gap wait for that."""
+    asker = house.ask()
+    await house.scheduler.submitted()
+    house.scheduler.progress(Update("r", 0, [A]))
+    house.scheduler.progress(Update("r", 2, [B]), Update("r", 3, [B]))
+    assert [sequence.output for sequence in await house.scheduler.submitted()] == [[A]]
+    house.scheduler.progress(Update("r", 1, [A, B, B], finish=Finish("length")))
+    assert (await asker.next()).text == "a"
+    assert (await asker.end()).text == "abb"
+    assert house.scheduler.told.empty()
+
+
+async def test_a_long_prompt_does_not_hold_up_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a long text is tokenised in a thread, a short request passes; a cancel in the meantime is heeded."""
+    loop, begun, go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    ids = prompts.Prompts.ids
+
+    def slow(self: prompts.Prompts, request: Generate) -> list[int]:
+        if prompts.size(request) > INLINE:
+            loop.call_soon_threadsafe(begun.set)
+            asyncio.run_coroutine_threadsafe(go.wait(), loop).result(10)
+        return ids(self, request)
+
+    monkeypatch.setattr(prompts.Prompts, "ids", slow)
+    long, gone = house.ask("long", text="a" * 20_000), house.ask("gone", text="b" * 20_000)
+    await begun.wait()
+    short = house.ask("short")
+    assert [sequence.id for sequence in await house.scheduler.submitted()] == ["short"]
+    house.ctx.cast("tokenizer", Cancel(["gone"]))
+    assert await house.scheduler.next() == Abort(["gone"])
+    go.set()
+    assert isinstance(await gone.error(), Cancelled)
+    assert [(s.id, len(s.prompt)) for s in await house.scheduler.submitted()] == [("long", 20_000)]
+    for asker in (long, short):
+        await asker.close()
+
+
+async def test_bad_requests_are_their_askers_error(house: House) -> None:
+    """A refusal names the field, nothing is submitted, and the actor lives on."""
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"temperature": -1.0}, InvalidRequest, "temperature"),
+        ({"text": ""}, InvalidRequest, "prompt"),
+        ({"messages": [ChatMessage("user", "x")]}, InvalidRequest, "messages"),
+        ({"input_ids": [1, 300]}, InvalidRequest, "prompt"),
+        ({"text": "x", "max_tokens": 40_000}, ContextLengthExceeded, "prompt"),
+        ({"text": "x" * 40_001}, ContextLengthExceeded, "prompt"),
+    ]
+    for fields, kind, param in cases:
+        error = await house.ask(**fields).error()
+        assert (type(error), getattr(error, "param", None)) == (kind, param)
+    with pytest.raises(ProtocolError):
+        await house.ctx.call("tokenizer", Generate("r", text="x"), Chunk)
+    await house.settle()
+    assert house.scheduler.told.empty()
+
+
+async def test_not_ready_without_a_model(empty: House) -> None:
+    """Until a scheduler has described a model, requests are refused as retryable; then the eos ids of the model's files count."""
+    empty.tokenizer = await empty.start(TokenizerActor, "tokenizer")
+    assert isinstance(await empty.ask().error(), NotReady)
+    empty.scheduler = await empty.start(ScriptedScheduler, "scheduler")
+    await empty.model_known()
+    asker = empty.ask()
+    assert (await empty.scheduler.submitted())[0].sampling.end_ids == (END,)
+    await asker.close()
+
+
+async def test_one_request_that_fails_harms_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception while one request's update is handled ends that request alone."""
+    bad, good = house.ask("bad"), house.ask("good")
+    await house.scheduler.submitted()
+
+    def broken(_update: Update) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(house.tokenizer._live["bad"].generation, "update", broken)
+    house.scheduler.progress(Update("bad", 0, [A]), Update("good", 0, [A], finish=Finish("length")))
+    assert (await good.end()).text == "a"
+    assert "RuntimeError" in str(await bad.error())
+    assert await house.scheduler.next() == Abort(["bad"])
+
+
+async def test_questions(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts and ids convert both ways, per token too, short and long; the tokenizer describes itself."""
+    client = NodeClient(house.ctx)
+    assert await client.tokenize(Tokenize(text="ab<s>")) == TokenIds([256, 257], "ab<s>")
+    assert (await client.tokenize(Tokenize(text="ab", add_special_tokens=True))).token_ids == [257, 256]
+    assert len((await client.tokenize(Tokenize(text="ab" * INLINE))).token_ids) == INLINE
+    assert await client.detokenize([256, 257]) == "ab<s>"
+    assert await client.detokenize([256, 257], skip_special_tokens=True) == "ab"
+    high = house.tokenizer._vocabulary.raw.index(b"\xff")
+    assert await client.pieces([256, high]) == Texts(["ab", "\ufffd"], [b"ab", b"\xff"])
+    assert await house.ctx.call("tokenizer", Detokenize([]), Text) == Text("")
+    assert await client.tokenizer() == TokenizerInfo("<s>", "</s>", None, None, 260)
+    for wrong in (
+        Tokenize(),
+        Tokenize(text="x", messages=[ChatMessage("user", "x")]),
+        Tokenize(text="", messages=[]),
+    ):
+        with pytest.raises(InvalidRequest):
+            await client.tokenize(wrong)
+    with pytest.raises(InvalidRequest, match="300 is no token id"):
+        await client.detokenize([300])
+
+
+async def test_stopping_fails_live_streams(house: House) -> None:
+    """An asker learns at once that the tokenizer has gone."""
+    asker = house.ask()
+    await house.scheduler.submitted()
+    await house.stop("tokenizer")
+    assert isinstance(await asker.error(), ActorDown)
+
+
+async def test_a_broken_checkpoint_ends_the_start(tmp_path: Path) -> None:
+    """Without a vocabulary there is no tokenizer; the reason names the file."""
+    (tmp_path / "model.gguf").write_bytes(b"nonsense" * 10)
+    config = {"model": {"path": str(tmp_path / "model.gguf")}}
+    system = System("test", LocalTransport(LocalHub(), "local://t"), config=config)
+    await system.open()
+    reasons: list[str] = []
+
+    def ended(_address: Address, exit_: Any) -> None:
+        reasons.append(exit_.reason)
+
+    cell = system.spawn(TokenizerActor, "tokenizer", on_exit=ended)
+    await cell.ended.wait()
+    await system.close()
+    assert "model.gguf" in reasons[0]
+
+
+def test_a_programs_next_prompt_has_the_same_ids(tiny: Any) -> None:
+    """Ids with a remembered last prompt are those without."""
+    fresh, remembering = prompts.Prompts(tiny), prompts.Prompts(tiny)
+    for text in ("a story", "a story told", "a story toldab again", "é", "a"):
+        request = Generate("r", text=text, program="p")
+        assert remembering.ids(request) == fresh.ids(Generate("r", text=text)) == tiny.encode(text)
+    assert list(remembering._last) == ["p"]

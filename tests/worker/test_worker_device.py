@@ -1,0 +1,68 @@
+"""Options to device, dtype, context and pool."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sgl_actors.actors.cache.messages import Options as CacheOptions
+from sgl_actors.actors.worker.device import choose_context, choose_device, choose_dtype, count_pages
+from sgl_actors.actors.worker.model.kv_pool import KvPool
+from sgl_actors.errors import ConfigError
+from tests.worker.harness import CPU, tiny_config
+
+
+def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu() -> None:
+    """Any other name stands for itself."""
+    assert choose_dtype("auto", CPU) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert choose_dtype("float16", CPU) == torch.float16
+    assert choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "mps", "cuda:x"])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    """The error lists what may stand there."""
+    with pytest.raises(ConfigError, match="expected auto, cpu, cuda"):
+        choose_device(name)
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    """The error lists what may stand there."""
+    with pytest.raises(ConfigError, match="'int3', expected auto, float32, bfloat16, float16"):
+        choose_dtype("int3", CPU)
+
+
+def test_the_context_is_the_checkpoints_or_less() -> None:
+    """0 asks for all of it; more than it has is refused."""
+    config = tiny_config(context=256)
+    assert choose_context(0, config) == 256
+    assert choose_context(100, config) == 100
+    with pytest.raises(ConfigError, match="257 is more than the model's 256"):
+        choose_context(257, config)
+
+
+def test_pages_fill_the_memory_or_are_given() -> None:
+    """A page is page_size tokens of all layers; memory for less than one is refused."""
+    config = tiny_config()
+    token = 2 * 2 * 2 * 8 * 4
+    assert count_pages(CacheOptions(page_size=4, memory=10 * 4 * token + 3), config, torch.float32) == 10
+    assert count_pages(CacheOptions(page_size=4, memory=10 * 4 * token), config, torch.bfloat16) == 20
+    assert count_pages(CacheOptions(page_size=4, memory=1, pages=7), config, torch.float32) == 7
+    with pytest.raises(ConfigError, match="hold no page"):
+        count_pages(CacheOptions(page_size=4, memory=4 * token - 1), config, torch.float32)
+    with pytest.raises(ConfigError, match="page_size"):
+        count_pages(CacheOptions(page_size=0), config, torch.float32)
+
+
+def test_a_large_pool_takes_no_memory_before_it_is_written() -> None:
+    """A pool of 8 GiB costs less than 50 MB of resident memory until slots are used."""
+    psutil = pytest.importorskip("psutil")
+    process = psutil.Process()
+    before = process.memory_info().rss
+    pool = KvPool(
+        layers=4, pages=1 << 22, page_size=1, kv_heads=2, head_dim=32, dtype=torch.float32, device=CPU
+    )
+    pool.write(3, torch.tensor([5]), torch.ones(1, 2, 2, 32))
+    assert process.memory_info().rss - before < 50e6
+    assert pool.layer(3)[5].sum() == 128
