@@ -39,6 +39,10 @@ TARGET_BATCHING, TARGET_TRANSFORMERS = 2.0, 1.2
 Prompts = list[list[int]]
 
 
+class LoadError(Exception):
+    """The server refused or failed a request: there is nothing to measure. Raised within an exception group by `load`."""
+
+
 @dataclass
 class Sample:
     """One request as its client saw it; times in seconds.
@@ -104,7 +108,7 @@ async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
                 return
             event = json.loads(text)
             if "error" in event:
-                raise SystemExit(f"the server ended a stream with {event['error']}")
+                raise LoadError(f"the server ended a stream with {event['error']}")
             yield event
 
 
@@ -129,7 +133,7 @@ async def complete(
     usage: dict[str, Any] = {}
     async with client.stream("POST", "/v1/completions", json=body) as response:
         if response.status_code != 200:
-            raise SystemExit(
+            raise LoadError(
                 f"{response.status_code} from {response.url}: {(await response.aread()).decode()[:500]}"
             )
         async for event in events(response.aiter_lines()):
@@ -297,7 +301,18 @@ def compare(url: str, baseline: Transformers, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Parse and run."""
+    """Run; a server that fails is one line on stderr and exit 1."""
+    reason = ""
+    try:
+        run()
+    except* LoadError as group:
+        reason = str(group.exceptions[0])
+    if reason:
+        sys.exit(reason)
+
+
+def run() -> None:
+    """Parse and measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

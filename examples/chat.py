@@ -8,7 +8,11 @@ from collections.abc import Sequence
 
 import sgl_actors as sgl
 
-QUESTIONS = ("Name three things that bees make or do.", "Which of them is the most useful to people?", "Say that in five words.")
+QUESTIONS = (
+    "Name three things that bees make or do.",
+    "Which of them is the most useful to people?",
+    "Say that in five words.",
+)
 
 
 @sgl.function

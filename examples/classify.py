@@ -17,8 +17,12 @@ LETTERS = "ABCD"
 
 def show(item: dict[str, Any], *, solved: bool) -> str:
     """A question with its choices, and its answer if it is one of the examples."""
-    choices = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, item["choices"], strict=True))
-    return f"Question: {item['question']}{choices}\nAnswer:" + (f" {LETTERS[item['answer']]}\n\n" if solved else "")
+    choices = "".join(
+        f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, item["choices"], strict=True)
+    )
+    return f"Question: {item['question']}{choices}\nAnswer:" + (
+        f" {LETTERS[item['answer']]}\n\n" if solved else ""
+    )
 
 
 @sgl.function
@@ -40,7 +44,7 @@ async def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--url", help="a running node; an embedded one without")
     options = parser.parse_args(argv)
     if not options.data:
-        parser.error("needs --data DIR (or $SGL_ACTORS_DATA): questions of MMLU, see docs")
+        parser.error("needs --data DIR (or $SGL_ACTORS_DATA), with questions of MMLU")
     if options.url:
         sgl.connect(options.url)
     solved, items = (load(Path(options.data, "mmlu", name)) for name in ("dev_5shot.jsonl", "test_200.jsonl"))
@@ -50,8 +54,12 @@ async def main(argv: Sequence[str] | None = None) -> None:
         shots = "".join(show(one, solved=True) for one in solved if one["subject"] == item["subject"])
         batch.append({"shots": shots, "question": show(item, solved=False)})
     states = await classify.run_batch(batch, progress_bar=True, max_concurrency=options.concurrency)
-    right = sum(state["answer"] == f" {LETTERS[item['answer']]}" for state, item in zip(states, items, strict=True))
-    prompt, cached = (sum(getattr(s.usage, f"{kind}_tokens") for s in states) for kind in ("prompt", "cached"))
+    right = sum(
+        state["answer"] == f" {LETTERS[item['answer']]}" for state, item in zip(states, items, strict=True)
+    )
+    prompt, cached = (
+        sum(getattr(s.usage, f"{kind}_tokens") for s in states) for kind in ("prompt", "cached")
+    )
     print(f"right: {right} of {len(items)}; {cached} of {prompt} prompt tokens came from the cache")
 
 

@@ -13,13 +13,10 @@ from pathlib import Path
 
 import sgl_actors as sgl
 
-SHOT = """Question: Who wrote the novel that the film Blade Runner is based on?
-Thought: I need to find the novel that Blade Runner is based on.
-Search: Blade Runner novel
-Observation: Blade Runner is a 1982 film based on the novel by Philip K. Dick.
-Answer: Philip K. Dick
-
-"""
+SHOT = (
+    "Question: Who wrote the novel behind the film Blade Runner?\nThought: I need to find that novel.\n"
+    "Search: Blade Runner novel\nObservation: Blade Runner is a film based on a novel by Philip K. Dick.\nAnswer: Philip K. Dick\n\n"
+)
 
 
 def index(file: Path) -> sqlite3.Connection:
@@ -33,9 +30,10 @@ def index(file: Path) -> sqlite3.Connection:
 
 def search(base: sqlite3.Connection, query: str) -> str:
     """The best passage for a query in plain words."""
-    words = " OR ".join(f'"{word}"' for word in re.findall(r"\w+", query))
-    sql = "SELECT title, text FROM passages WHERE passages MATCH ? ORDER BY bm25(passages, 5.0) LIMIT 1"
-    row = base.execute(sql, (words or '""',)).fetchone()
+    words = " OR ".join(f'"{word}"' for word in re.findall(r"\w+", query)) or '""'
+    row = base.execute(
+        "SELECT * FROM passages WHERE passages MATCH ? ORDER BY rank LIMIT 1", (words,)
+    ).fetchone()
     return f"{row[0]}: {row[1][:300]}" if row else "nothing found"
 
 
@@ -55,14 +53,14 @@ async def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--url", help="a running node; an embedded one without")
     options = parser.parse_args(argv)
     if not options.data:
-        parser.error("needs --data DIR (or $SGL_ACTORS_DATA): passages of HotpotQA, see docs")
+        parser.error("needs --data DIR (or $SGL_ACTORS_DATA), with passages of HotpotQA")
     if options.url:
         sgl.connect(options.url)
     base = index(Path(options.data, "rag", "passages.jsonl"))
-    question = json.loads(Path(options.data, "rag", "questions_100.jsonl").read_text("utf-8").split("\n", 1)[0])
-    program = react.bind(question["question"], lambda query: search(base, query), options.steps)
+    item = json.loads(Path(options.data, "rag", "questions_100.jsonl").read_text("utf-8").split("\n", 1)[0])
+    program = react.bind(item["question"], lambda query: search(base, query), options.steps)
     state = await program.run(temperature=0, max_tokens=32)
-    print(state.text().removeprefix(SHOT), f"(right: {question['answer']})", state.usage, sep="\n")
+    print(state.text().removeprefix(SHOT), f"(right: {item['answer']})", state.usage, sep="\n")
 
 
 if __name__ == "__main__":

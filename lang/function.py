@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Concatenate, Generic, ParamSpec, cast, overload
 
@@ -65,7 +65,7 @@ class Function(Generic[P]):
         own, options = self._divide(kwargs)
         return await self.bind(*args, **own).run(**options)
 
-    def stream(self, variable: str, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[str]:
+    def stream(self, variable: str, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[str, None]:
         """Run it and yield the text of one variable as it is written."""
         own, options = self._divide(kwargs)
         return self.bind(*args, **own).stream(variable, **options)
@@ -88,7 +88,7 @@ class Function(Generic[P]):
             return_exceptions: put an item's `SglActorsError` in its place; else the first one ends the batch and is raised.
             options: as for `Program.run`, for every item; with a `seed`, item i runs with seed + i.
         """
-        programs = [self.bind(**item) if isinstance(item, Mapping) else self.bind(*item) for item in batch]  # type: ignore[arg-type,call-arg]
+        programs = [self.bind(**item) if isinstance(item, Mapping) else self.bind(*item) for item in batch]  # type: ignore[call-arg]
         seed = options.pop("seed", None)
 
         async def one(index: int) -> FinishedState:
@@ -155,7 +155,7 @@ class Program:
         seed: int | None = None,
         timeout: float = 3600.0,
         **options: Any,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Run it and yield the text of the first variable of that name, as it is written; the program then runs to its end.
 
         Raises what `run` raises; closing the iterator early cancels the program.
@@ -184,7 +184,7 @@ class Program:
             await asyncio.gather(task, return_exceptions=True)
             await run.close()
 
-    async def _drive(self, run: Run, arguments: Mapping[str, Any], timeout: float) -> FinishedState:  # noqa: ASYNC109
+    async def _drive(self, run: Run, arguments: Mapping[str, Any], timeout: float) -> FinishedState:
         """Run the body against an open run, then wait for what it has begun."""
         state = ProgramState(run.root)
         try:

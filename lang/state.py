@@ -273,7 +273,9 @@ class ProgramGroup:
             raise InvalidPrimitive(f"join: {APPEND} collects text, no variable {name!r}", param="name")
         stream = self._parent._stream  # noqa: SLF001 - parent and group are one thing
         if mode == APPEND and any(state.open_role != self._parent.open_role for state in self._states):
-            raise InvalidPrimitive(f"join: {APPEND} needs branches that leave turns open or closed as the parent does")
+            raise InvalidPrimitive(
+                f"join: {APPEND} needs branches that leave turns open or closed as the parent does"
+            )
         number = stream.join(self._number, [state._stream for state in self._states], name, mode)  # noqa: SLF001
         if mode == GATHER:
             self._parent._names.update({name} if name else set().union(*(s._names for s in self._states)))  # noqa: SLF001

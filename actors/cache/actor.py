@@ -76,7 +76,7 @@ class CacheActor(Actor):
         return None
 
     def statistics(self) -> dict[str, float]:
-        """Pages by state, and totals since the last `Reset`."""
+        """Pages by state, and totals since the start."""
         core, counters = self.core, self.core.counters
         return {
             "pages_total": core.total,

@@ -133,8 +133,8 @@ class RadixTree:
     def insert(self, node: Node, key: bytes, start: int, pages: Sequence[int]) -> tuple[Node, int]:
         """Insert `key` below `node`, which the caller has locked and which ends at page `start` of it.
 
-        `pages` holds the page of every page of the key from its beginning, or more. The lock moves on to the place where `key` ends. Returns that place and the page `taken` from which on the
-        tree took ``pages[taken:]``; for those before, it holds pages of its own.
+        ``pages[i]`` holds page i of the key. The lock moves on to the place where `key` ends. Returns that place and
+        the page `taken` from which on the tree took over `pages`; for those before, it has pages of its own.
         """
         end, reached = self._reach(node, key, start * self._stride)
         taken = reached // self._stride

@@ -36,7 +36,9 @@ class HttpClient:
     def __repr__(self) -> str:
         return f"<HttpClient {self.url}>"
 
-    async def generate(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> AsyncIterator[Chunk]:  # noqa: ASYNC109
+    async def generate(
+        self, request: Generate, *, timeout: float = 600.0, trace: str = ""
+    ) -> AsyncIterator[Chunk]:
         """See `Client.generate`.
 
         Raises:
@@ -67,7 +69,7 @@ class HttpClient:
             raise NotReady(f"{self.url}: {type(error).__name__}: {error}") from error
         raise ProtocolError(f"{self.url}: the stream ended without a finish reason")
 
-    async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:  # noqa: ASYNC109
+    async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
         """See `Client.complete`."""
         whole: Chunk | None = None
         async for chunk in self.generate(request, timeout=timeout, trace=trace):

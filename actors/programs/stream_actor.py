@@ -259,7 +259,10 @@ class StreamActor(Actor):
             ):
                 if branch.stream == node.stream:
                     if node.name not in branch.variables:
-                        raise Carried(branch.failure or unknown(node.name, self._setup.name, branch.stream, branch.variables))
+                        raise Carried(
+                            branch.failure
+                            or unknown(node.name, self._setup.name, branch.stream, branch.variables)
+                        )
                     return branch.variables[node.name]
             ask = Read(node.name, node.position)
             answer = await self.ctx.call(
@@ -398,7 +401,7 @@ class StreamActor(Actor):
         return self._stream.prompt.sketch()
 
 
-class Carried(Exception):  # noqa: N818 - it carries a failure, it is none
+class Carried(Exception):
     """A failure that is described already, on its way to `_fail`."""
 
     def __init__(self, failure: Failure) -> None:

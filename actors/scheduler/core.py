@@ -10,6 +10,9 @@ A request waits, is granted a lease, runs, and ends; every request told to the c
 
 Pages go back (`Commit` with release) only after the StepDone of the last step that names them, so a step that reuses
 them is sent later still.
+
+It is one state machine and reads best in one piece; what it decides with stands beside it: `generation` (one request),
+`batch` (steps), `links` (recovery), `policy`, `admission`, `deadlines`, `tombstones`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,9 @@ class Generation:
         return len(self.ids) > self._sent or self.finish is not None
 
     def resubmission(self) -> Sequence:
-        """What to send to a scheduler that does not know the request."""
+        """What to send to a scheduler that does not know the request; without output yet, the prompt's scores will come again."""
+        if not self.ids:
+            self._prompt_logprobs.clear()
         return msgspec.structs.replace(self.sequence, output=list(self.ids))
 
     def rejoin(self, output: list[int]) -> bool:

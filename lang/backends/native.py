@@ -126,7 +126,11 @@ class Events:
         meta, reason = answer.meta_info, answer.meta_info.finish_reason
         tops = meta.output_top_logprobs[self._ids :]
         logprobs = [
-            TokenLogprob(token, value, tuple((t, v) for v, t, _ in (tops[i] or ()) if v is not None) if i < len(tops) else ())
+            TokenLogprob(
+                token,
+                value,
+                tuple((t, v) for v, t, _ in (tops[i] or ()) if v is not None) if i < len(tops) else (),
+            )
             for i, (value, token, _) in enumerate(meta.output_token_logprobs[self._ids :])
         ]
         chunk = Chunk(
@@ -136,7 +140,9 @@ class Events:
             logprobs,
             meta.prompt_tokens,
             meta.cached_tokens,
-            [TokenLogprob(token, value) for value, token, _ in meta.input_token_logprobs] if self._first else [],
+            [TokenLogprob(token, value) for value, token, _ in meta.input_token_logprobs]
+            if self._first
+            else [],
             None if reason is None else Finish(reason.type, reason.matched, reason.err_type, reason.message),
             meta.completion_tokens,
         )

@@ -10,7 +10,17 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
-from benchmarks.serve import Sample, complete, events, load, percentile, random_prompts, ratios, summary
+from benchmarks.serve import (
+    LoadError,
+    Sample,
+    complete,
+    events,
+    load,
+    percentile,
+    random_prompts,
+    ratios,
+    summary,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -73,7 +83,7 @@ async def test_events_of_a_stream() -> None:
 
 async def test_an_error_in_a_stream_ends_the_run() -> None:
     """A server that fails half-way is not measured."""
-    with pytest.raises(SystemExit, match="boom"):
+    with pytest.raises(LoadError, match="boom"):
         _ = [event async for event in events(lines('data: {"error": "boom"}\n\n'))]
 
 
@@ -157,5 +167,5 @@ async def test_chunks_with_output_are_arrivals(stub: tuple[Stub, str]) -> None:
 async def test_a_refused_request_ends_the_run(stub: tuple[Stub, str]) -> None:
     """An error is shown, not measured."""
     async with httpx2.AsyncClient(base_url=stub[1]) as client:
-        with pytest.raises(SystemExit, match="no such token"):
+        with pytest.raises(LoadError, match="no such token"):
             await complete(client, "stub", [0], 4)

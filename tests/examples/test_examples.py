@@ -13,7 +13,10 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "examples"
 NEEDS_DATA = {"react.py", "classify.py"}
 RUNS = {
-    "chat.py": (["--max-tokens", "12", "What is a bee?", "And a hive?"], r"> And a hive\?\n.*cached prompt tokens per turn"),
+    "chat.py": (
+        ["--max-tokens", "12", "What is a bee?", "And a hive?"],
+        r"> And a hive\?\n.*cached prompt tokens per turn",
+    ),
     "essay_judge.py": (["--count", "1"], r"^(good|fair|poor): .*\n(  - .*\n){3}  Usage"),
     "tree_of_thought.py": (["--plans", "2", "--max-tokens", "16"], r"vote: \('.+', \d\)"),
     "react.py": (["--steps", "1"], r"Thought: .*\nSearch: .*\nObservation: .*\nAnswer: .*"),
@@ -21,7 +24,7 @@ RUNS = {
 }
 
 
-def test_every_example_is_run_and_short():
+def test_every_example_is_run_and_short() -> None:
     """No example is forgotten here; each has a docstring and less than 70 lines."""
     files = {file.name: file.read_text("utf-8") for file in FOLDER.glob("*.py")}
     assert files.keys() == RUNS.keys()
@@ -34,7 +37,7 @@ def test_every_example_is_run_and_short():
 @pytest.mark.model
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", RUNS)
-def test_example(name):
+def test_example(name: str) -> None:
     """It ends well, says what it should, and leaves nothing on standard error."""
     pytest.importorskip("sgl_actors.actors.node.embedded", reason="the node is not built")
     if name in NEEDS_DATA and not os.environ.get("SGL_ACTORS_DATA"):

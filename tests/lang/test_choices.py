@@ -33,17 +33,17 @@ def test_scoring_starts_where_tokens_differ(prompt: list[int], rest: list[int]) 
         assert first_difference(prompt, healed) == len(prompt) - 1
 
 
-def test_a_long_choice_is_at_no_disadvantage():
+def test_a_long_choice_is_at_no_disadvantage() -> None:
     """Two tokens at -1 beat one token at -1.5."""
     assert decide([[-1.5], [-1.0, -1.0]]).index == 1
 
 
-def test_of_equal_scores_the_first_wins():
+def test_of_equal_scores_the_first_wins() -> None:
     """Ties go to the order of the choices."""
     assert decide([[-2.0], [-1.0], [-1.0]]).index == 1
 
 
-def test_tokens_without_a_value_do_not_count():
+def test_tokens_without_a_value_do_not_count() -> None:
     """The first token of a sequence has none; a choice with no scored token at all is an error."""
     assert normalized_logprob([None, -2.0, -4.0]) == -3.0
     with pytest.raises(ValueError, match="no prompt"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,7 +11,16 @@ from hypothesis import strategies as st
 
 from sgl_actors.lang import ir
 from sgl_actors.lang.errors import InvalidPrimitive
-from sgl_actors.lang.ir import AnyNode, ConstantText, Expression, Gen, RoleBegin, RoleEnd, SamplingArgs, Select
+from sgl_actors.lang.ir import (
+    AnyNode,
+    ConstantText,
+    Expression,
+    Gen,
+    RoleBegin,
+    RoleEnd,
+    SamplingArgs,
+    Select,
+)
 from sgl_actors.lang.primitives import assistant, gen, select, system, user
 from sgl_actors.lang.sampling import derive_seed, resolve
 
@@ -49,7 +60,7 @@ def test_plus_is_a_row(parts: list[object]) -> None:
     assert left.nodes == right.nodes == flat
 
 
-def test_roles_wrap_what_they_are_given():
+def test_roles_wrap_what_they_are_given() -> None:
     """A role is its begin, the expression, its end; a role inside a role is refused."""
     expression = system("a") + assistant("b" + gen("x"))
     assert expression.nodes == (
@@ -61,36 +72,42 @@ def test_roles_wrap_what_they_are_given():
 
 
 @pytest.mark.parametrize("choices", [[], ["a", ""], ["a", "a"], "yes", [1, 2]])
-def test_choices_that_mean_nothing_are_refused(choices):
+def test_choices_that_mean_nothing_are_refused(choices: Any) -> None:
     """select names what is wrong with its choices, at the line that wrote them."""
     with pytest.raises(InvalidPrimitive, match="choices"):
         select("x", choices)
 
 
-def test_gen_with_choices_is_a_select():
+def test_gen_with_choices_is_a_select() -> None:
     """As in SGLang."""
     assert gen("x", choices=["a", "b"]).nodes == (Select("x", ("a", "b")),)
 
 
 @pytest.mark.parametrize("wrong", [{"stop": ""}, {"stop": [1]}, {"name": ""}, {"name": 3}])
-def test_wrong_arguments_of_gen_are_refused(wrong):
+def test_wrong_arguments_of_gen_are_refused(wrong: Any) -> None:
     """Names and stops are non-empty strings."""
     with pytest.raises(InvalidPrimitive):
         gen(**wrong)
 
 
-def test_what_is_no_text_cannot_be_added():
+def test_what_is_no_text_cannot_be_added() -> None:
     """Numbers and None are refused with a hint instead of being turned into text."""
     for other in (None, 3, ["a"]):
         with pytest.raises(InvalidPrimitive, match="cannot be part of a prompt"):
             gen("x") + other
 
 
-def test_arguments_go_from_gen_to_run_to_default():
+def test_arguments_go_from_gen_to_run_to_default() -> None:
     """The nearest one that was given counts; False and 0 are given."""
     own = SamplingArgs(temperature=0.0, ignore_eos=False)
     options = resolve(own, SamplingArgs(temperature=0.7, ignore_eos=True, top_k=5), seed=3)
-    assert (options.temperature, options.ignore_eos, options.top_k, options.max_tokens, options.seed) == (0.0, False, 5, 128, 3)
+    assert (options.temperature, options.ignore_eos, options.top_k, options.max_tokens, options.seed) == (
+        0.0,
+        False,
+        5,
+        128,
+        3,
+    )
     assert resolve(SamplingArgs(seed=9), SamplingArgs(), seed=3).seed == 9
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jinja2
 import pytest
 from hypothesis import given
@@ -28,7 +30,7 @@ chats = st.lists(st.tuples(content, content), max_size=3)
 
 def render(name: str, turns: list[tuple[str, str]], *, generation: bool = False) -> str:
     messages = [{"role": role, "content": text} for role, text in turns]
-    return TEMPLATES[name].render(messages=messages, add_generation_prompt=generation)
+    return str(TEMPLATES[name].render(messages=messages, add_generation_prompt=generation))
 
 
 class Frames(dict[Shape, tuple[str, ...]]):
@@ -60,7 +62,9 @@ def alternate(system: str | None, chat: list[tuple[str, str]]) -> list[tuple[str
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(system=st.one_of(st.none(), content), chat=chats.filter(bool))
-def test_finished_turns_are_what_the_template_makes_of_them(name: str, system: str | None, chat: list[tuple[str, str]]) -> None:
+def test_finished_turns_are_what_the_template_makes_of_them(
+    name: str, system: str | None, chat: list[tuple[str, str]]
+) -> None:
     """Whatever the contents (template syntax and special tokens included), the text equals the template's."""
     turns = alternate(system, chat)
     assert build(turns).text(Frames(name)) == render(name, turns)
@@ -95,10 +99,10 @@ def test_a_prompt_only_grows(system: str, chat: list[tuple[str, str]], question:
     texts.append(prompt.text(frames))
     prompt.begin("user")
     texts.append(prompt.text(frames))
-    assert all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
+    assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
 
 
-def test_text_outside_of_turns_stands_between_them():
+def test_text_outside_of_turns_stands_between_them() -> None:
     """Plain text before, between and after turns stays at its place."""
     prompt = Prompt()
     prompt.append("A")
@@ -114,7 +118,7 @@ def test_text_outside_of_turns_stands_between_them():
     assert prompt.text(Frames("chatml")) == expected
 
 
-def test_wrong_nesting_is_refused():
+def test_wrong_nesting_is_refused() -> None:
     """A turn in a turn, an end without a begin, an end of another role."""
     prompt = Prompt()
     with pytest.raises(InvalidPrimitive, match="no turn is open"):
@@ -126,13 +130,13 @@ def test_wrong_nesting_is_refused():
         prompt.end("assistant")
 
 
-def test_a_template_that_drops_a_turn_is_an_error():
+def test_a_template_that_drops_a_turn_is_an_error() -> None:
     """A role that the template leaves out is named; nothing is sent without it."""
     with pytest.raises(InvalidPrimitive, match="no place for the tool turn in user tool"):
         split(f"x{mark(0)}y", (("user", "tool"), False))
 
 
-def test_a_copy_is_independent():
+def test_a_copy_is_independent() -> None:
     """Branches do not write into each other's prompt."""
     prompt = Prompt()
     prompt.begin("user")

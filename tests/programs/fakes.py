@@ -66,7 +66,9 @@ class FakeClient:
         while sum(1 for r in self.requests if r.sampling.max_tokens) < count:
             await asyncio.sleep(0)
 
-    async def generate(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> AsyncIterator[Chunk]:
+    async def generate(
+        self, request: Generate, *, timeout: float = 600.0, trace: str = ""
+    ) -> AsyncIterator[Chunk]:
         prompt = request.text if request.text is not None else self._text(request.input_ids or [])
         ids = request.input_ids or self._ids(prompt)
         self.requests.append(request)
@@ -79,8 +81,17 @@ class FakeClient:
                 await self._gates[piece].wait()
             if request.sampling.max_tokens == 0:
                 start = request.prompt_logprobs_start
-                scores = [TokenLogprob(i, self.logprob(self._words[i]) if n else None) for n, i in enumerate(ids)]
-                yield Chunk(0, [], "", prompt_tokens=len(ids), prompt_logprobs=scores[start:] if start >= 0 else [], finish=Finish("length"))
+                scores = [
+                    TokenLogprob(i, self.logprob(self._words[i]) if n else None) for n, i in enumerate(ids)
+                ]
+                yield Chunk(
+                    0,
+                    [],
+                    "",
+                    prompt_tokens=len(ids),
+                    prompt_logprobs=scores[start:] if start >= 0 else [],
+                    finish=Finish("length"),
+                )
                 return
             answer = self.answer(prompt, request)
             if isinstance(answer, SglActorsError):

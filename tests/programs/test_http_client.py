@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -25,11 +26,17 @@ from tests.programs.fakes import FakeClient, chatml
 
 
 def event(text: str, ids: list[int], reason: object = None, **meta: object) -> str:
-    info = {"id": "r", "prompt_tokens": 4, "completion_tokens": len(ids), "cached_tokens": 3, "finish_reason": reason}
+    info = {
+        "id": "r",
+        "prompt_tokens": 4,
+        "completion_tokens": len(ids),
+        "cached_tokens": 3,
+        "finish_reason": reason,
+    }
     return "data: " + json.dumps({"text": text, "output_ids": ids, "meta_info": {**info, **meta}})
 
 
-def test_cumulative_events_become_chunks_of_what_is_new():
+def test_cumulative_events_become_chunks_of_what_is_new() -> None:
     """Text, ids and log probabilities are cut at what was known; the finish keeps reason and match."""
     events = Events()
     lines = [
@@ -48,20 +55,33 @@ def test_cumulative_events_become_chunks_of_what_is_new():
     assert events.done
 
 
-def test_bodies_say_only_what_differs_from_the_defaults():
+def test_bodies_say_only_what_differs_from_the_defaults() -> None:
     """Names are SGLang's; stops are a list, a bias is keyed by text."""
     sampling = SamplingOptions(max_tokens=0, temperature=0.0, stop=("a",), seed=5, logit_bias=((3, -1.0),))
     body = generate_body(Generate("r", text="x", sampling=sampling, prompt_logprobs_start=2))
-    params = {"max_new_tokens": 0, "temperature": 0.0, "stop": ["a"], "sampling_seed": 5, "logit_bias": {"3": -1.0}}
+    params = {
+        "max_new_tokens": 0,
+        "temperature": 0.0,
+        "stop": ["a"],
+        "sampling_seed": 5,
+        "logit_bias": {"3": -1.0},
+    }
     assert body["sampling_params"] == params
-    assert (body["text"], body["rid"], body["return_logprob"], body["logprob_start_len"]) == ("x", "r", True, 2)
+    assert (body["text"], body["rid"], body["return_logprob"], body["logprob_start_len"]) == (
+        "x",
+        "r",
+        True,
+        2,
+    )
     assert generate_body(Generate("r", input_ids=[1]))["input_ids"] == [1]
     assert tokenize_body(Tokenize("x")) == {"prompt": "x", "add_special_tokens": False}
 
 
-def test_error_answers_become_the_classes_they_were():
+def test_error_answers_become_the_classes_they_were() -> None:
     """By their code; what is no error object keeps its status and text."""
-    body = json.dumps({"error": {"message": "too long", "type": "t", "param": "text", "code": "context_length_exceeded"}})
+    body = json.dumps(
+        {"error": {"message": "too long", "type": "t", "param": "text", "code": "context_length_exceeded"}}
+    )
     error = failure(400, body.encode())
     assert isinstance(error, ContextLengthExceeded)
     assert (error.message, error.param) == ("too long", "text")
@@ -96,7 +116,8 @@ class Server:
             body["rid"], text=body.get("text"), input_ids=body.get("input_ids"),
             sampling=SamplingOptions(max_tokens=params.get("max_new_tokens", 128)), prompt_logprobs_start=body.get("logprob_start_len", -1),
         )  # fmt: skip
-        lines, text, ids = [], "", []
+        lines: list[str] = []
+        text, ids = "", list[int]()
         async for chunk in self.node.generate(ask):
             text, ids = text + chunk.text, ids + chunk.token_ids
             reason = None if chunk.finish is None else {"type": chunk.finish.reason}
@@ -105,16 +126,20 @@ class Server:
         return httpx2.Response(200, text="\n\n".join([*lines, "data: [DONE]", ""]))
 
 
-async def test_a_program_runs_over_http_unchanged():
+async def test_a_program_runs_over_http_unchanged() -> None:
     """The same program gives the same state through HTTP as through actors."""
     server = Server()
     server.node.answer = lambda prompt, request: [" it", " is"]
 
-    async def opens():
-        return await open_kernel(force_codec=True), lambda context: HttpClient("http://node", server.transport), False
+    async def opens() -> Any:
+        return (
+            await open_kernel(force_codec=True),
+            lambda context: HttpClient("http://node", server.transport),
+            False,
+        )
 
     @sgl.function
-    async def program(s):
+    async def program(s: sgl.ProgramState) -> None:
         s += sgl.user("How?")
         group = s.fork(2)
         group += sgl.assistant(sgl.gen("x"))
@@ -125,7 +150,9 @@ async def test_a_program_runs_over_http_unchanged():
         state = await program.run()
         pieces = [piece async for piece in program.stream("y")]
     assert state["x"] == [" it is", " it is"]
-    assert state.text().endswith("<|im_start|>user\nHow?<|im_end|>\n<|im_start|>assistant\nSo good<|im_end|>\n")
+    assert state.text().endswith(
+        "<|im_start|>user\nHow?<|im_end|>\n<|im_start|>assistant\nSo good<|im_end|>\n"
+    )
     assert pieces == ["good"]
 
 
@@ -138,13 +165,13 @@ async def test_a_program_runs_over_http_unchanged():
         (httpx2.ReadError("gone"), NotReady),
     ],
 )
-async def test_what_goes_wrong_on_the_way_is_of_our_family(answer, error):
+async def test_what_goes_wrong_on_the_way_is_of_our_family(answer: Any, error: Any) -> None:
     """Refusals, broken connections and streams without an end are typed errors."""
 
     def handle(request: httpx2.Request) -> httpx2.Response:
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return cast("httpx2.Response", answer)
 
     client = HttpClient("http://node/", httpx2.MockTransport(handle))
     with pytest.raises(error):
@@ -154,7 +181,7 @@ async def test_what_goes_wrong_on_the_way_is_of_our_family(answer, error):
     await client.close()
 
 
-async def test_a_silent_node_ends_at_the_deadline():
+async def test_a_silent_node_ends_at_the_deadline() -> None:
     """generate gives up after its timeout."""
     server = Server()
     server.node.hold("x")
@@ -164,6 +191,6 @@ async def test_a_silent_node_ends_at_the_deadline():
     await client.close()
 
 
-def test_chunks_need_no_prompt_ids():
+def test_chunks_need_no_prompt_ids() -> None:
     """The native endpoint reports none, and nothing here relies on them."""
     assert Chunk(0, [], "").prompt_ids == []

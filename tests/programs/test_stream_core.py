@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sgl_actors.actors.programs.stream import Stream, describe_failure
 from sgl_actors.errors import Overloaded
 from sgl_actors.lang.errors import InvalidPrimitive
-from sgl_actors.lang.ir import ConstantText, Fork, Gen, Join, Select, SetVariable
+from sgl_actors.lang.ir import AnyNode, ConstantText, Fork, Gen, Join, Select, SetVariable
 from sgl_actors.lang.results import Failure
 
 names = st.sampled_from("abc")
@@ -20,7 +20,9 @@ nodes = st.one_of(
 
 
 @given(st.lists(st.lists(nodes, max_size=4), max_size=5), st.integers(0, 20), st.integers(0, 21), names)
-def test_a_read_waits_for_the_last_definer_before_its_place(batches: list, done: int, position: int, name: str) -> None:
+def test_a_read_waits_for_the_last_definer_before_its_place(
+    batches: list[list[AnyNode]], done: int, position: int, name: str
+) -> None:
     """`definer` is the last node in [done, position) that writes the name, else the value is there or unknown."""
     stream = Stream("p", "0")
     flat = [node for batch in batches for node in batch]
@@ -44,7 +46,7 @@ def test_a_read_waits_for_the_last_definer_before_its_place(batches: list, done:
         assert value == written[-1] if written else isinstance(value, Failure)
 
 
-def test_after_a_failure_nothing_waits_and_old_values_do_not_pass_for_new():
+def test_after_a_failure_nothing_waits_and_old_values_do_not_pass_for_new() -> None:
     """What was lost reads as the failure, what was there before stays readable, later nodes are dropped."""
     stream = Stream("p", "0")
     stream.append([SetVariable("x", 1), SetVariable("y", 2), Gen("x")])
@@ -62,7 +64,7 @@ def test_after_a_failure_nothing_waits_and_old_values_do_not_pass_for_new():
     assert (failure.code, failure.variable, failure.cause_code) == ("primitive_failed", "x", "overloaded")
 
 
-def test_a_gather_without_a_name_may_define_anything():
+def test_a_gather_without_a_name_may_define_anything() -> None:
     """A read waits for it, because only its end shows what it defines."""
     stream = Stream("p", "0")
     stream.append([Fork(2), Join(0)])
@@ -70,7 +72,7 @@ def test_a_gather_without_a_name_may_define_anything():
     assert stream.definer("whatever", 1) is None
 
 
-def test_the_tail_shows_what_is_to_come():
+def test_the_tail_shows_what_is_to_come() -> None:
     """Text, then the primitives still to be done in braces."""
     stream = Stream("p", "0")
     stream.append([ConstantText("a" * 200), Gen("x"), Select(None, ("b",))])
@@ -78,10 +80,13 @@ def test_the_tail_shows_what_is_to_come():
     assert stream.tail().startswith("…")
 
 
-def test_errors_of_programs_keep_their_class():
+def test_errors_of_programs_keep_their_class() -> None:
     """What a program does wrong is itself; what a node says becomes the cause; a foreign error names its type."""
     assert describe_failure(InvalidPrimitive("no"), "p", "0", "", "").code == "invalid_primitive"
     failure = describe_failure(ZeroDivisionError("by zero"), "p", "0.1", "v", "tail")
     assert (failure.code, failure.cause_code) == ("primitive_failed", "remote_error")
     text = str(failure.error())
-    assert text == "program 'p', branch 0.1, variable 'v': internal error: ZeroDivisionError: by zero; the prompt ends: 'tail'"
+    assert (
+        text
+        == "program 'p', branch 0.1, variable 'v': internal error: ZeroDivisionError: by zero; the prompt ends: 'tail'"
+    )

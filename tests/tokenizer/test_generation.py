@@ -184,8 +184,12 @@ def test_prompt_logprobs_come_once_and_whole(tiny: Vocabulary) -> None:
     one = generation(tiny, logprobs=Logprobs(prompt_start=1))
     one.update(Update("r", 0, [], prompt_logprobs=scores([98])))
     assert not one.has_news
+    assert one.resubmission().output == []
+    one.update(Update("r", 0, [], prompt_logprobs=scores([98])))
     one.update(Update("r", 0, [], prompt_logprobs=scores([99])))
-    one.update(Update("r", 0, [5], prompt_logprobs=scores([98, 99]), cached=2))
+    one.update(Update("r", 0, [5], cached=2))
+    assert one.resubmission().output == [5]
+    one.update(Update("r", 1, [], prompt_logprobs=scores([98, 99])))
     first = one.chunk()
     assert (first.prompt_logprobs, first.cached_tokens) == (scores([98, 99]), 2)
     one.update(Update("r", 1, [6]))

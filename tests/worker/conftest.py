@@ -29,5 +29,5 @@ def gguf_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2(gguf_path: Path) -> Iterator[CausalLM]:
-    yield load_model(gguf_path, dtype=torch.float32, device=CPU, threads=2)
+def smollm2(gguf_path: Path) -> CausalLM:
+    return load_model(gguf_path, dtype=torch.float32, device=CPU, threads=2)

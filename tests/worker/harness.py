@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -33,6 +34,19 @@ from sgl_actors.kernels.linear import make_linear
 
 CPU = torch.device("cpu")
 GREEDY = Sampling(seed=0, temperature=0.0)
+TOKENS = [3, 17, 90, 4, 4, 61, 22, 8, 75, 2, 33, 50]
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": [2, 5],
+    "attn_implementation": "eager",
+}
 
 PASSAGE = (
     "The old lighthouse stood at the edge of the cliff, and for 120 years its lamp had warned ships away from the rocks below. "
@@ -221,7 +235,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def chat_ids(tokenizer: Tokenizer, text: str, system: str = "You are a helpful AI assistant.") -> list[int]:
     """A user's message in the default model's chat form."""
-    begin, end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
+    begin, end = (
+        int(tokenizer.token_to_id("<|im_start|>") or 0),
+        int(tokenizer.token_to_id("<|im_end|>") or 0),
+    )
 
     def turn(role: str, content: str) -> list[int]:
         return [begin, *tokenizer.encode(f"{role}\n{content}").ids, end, *tokenizer.encode("\n").ids]
@@ -287,3 +304,19 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * 0.2
             parameter.copy_(noise + 1 if "norm" in name else noise)
+
+
+def make_theirs(family: str = "Llama", **changes: Any) -> Any:
+    """A small random transformers model."""
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(**(SHAPE | changes))
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    randomise(model)
+    return model.eval()
+
+
+def their_logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = model(torch.tensor([TOKENS])).logits[0]
+    return logits

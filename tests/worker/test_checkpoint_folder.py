@@ -12,21 +12,8 @@ import torch
 
 from sgl_actors.actors.worker.checkpoint import load_model, open_checkpoint
 from sgl_actors.errors import CheckpointError
-from tests.worker.harness import CPU, all_logits, randomise
+from tests.worker.harness import CPU, TOKENS, all_logits, make_theirs, their_logits
 
-TOKENS = [3, 17, 90, 4, 4, 61, 22, 8, 75, 2, 33, 50]
-SHAPE = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
-    "eos_token_id": [2, 5],
-    "attn_implementation": "eager",
-}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -57,24 +44,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_theirs(family: str = "Llama", **changes: Any) -> Any:
-    """A small random transformers model."""
-    import transformers
-
-    config = getattr(transformers, f"{family}Config")(**(SHAPE | changes))
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
-    randomise(model)
-    return model.eval()
-
-
 def load(folder: Path) -> Any:
     return load_model(folder, dtype=torch.float32, device=CPU)
-
-
-def their_logits(model: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        logits: torch.Tensor = model(torch.tensor([TOKENS])).logits[0]
-    return logits
 
 
 @pytest.fixture
@@ -142,7 +113,10 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 
 def write(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return spoil
 
 
 def configure(**changes: Any) -> Callable[[Path], None]:
@@ -188,7 +162,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated weights": (truncate, "model.safetensors: not a whole safetensors file"),
     "garbage weights": (write("model.safetensors", b"garbage garbage"), "model.safetensors: not a whole safetensors file"),
     "pickled weights": (pickle_instead, "pytorch_model.bin is a pickle, which is never loaded"),
-    "missing tensor": (rewrite(lambda tensors: tensors.pop(NORM) is None or None), f"tensor '{NORM}' is missing"),
+    "missing tensor": (rewrite(lambda tensors: tensors.__delitem__(NORM)), f"tensor '{NORM}' is missing"),
     "wrong shape": (rewrite(lambda tensors: tensors.update({NORM: torch.ones(31)})), "has shape \\(31,\\), expected \\(32,\\)"),
     "foreign tensor": (rewrite(lambda tensors: tensors.update({"model.layers.0.extra": torch.ones(3)})), "'model.layers.0.extra' has no place"),
     "integer tensor": (rewrite(lambda tensors: tensors.update({NORM: torch.ones(32, dtype=torch.int8)})), "dtype I8, expected one of"),

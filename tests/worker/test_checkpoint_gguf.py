@@ -17,8 +17,7 @@ from sgl_actors.actors.worker.checkpoint import load_model, open_checkpoint
 from sgl_actors.actors.worker.checkpoint.gguf_checkpoint import _IN_LAYER, _TOP
 from sgl_actors.actors.worker.checkpoint.gguf_file import GgufFile
 from sgl_actors.errors import CheckpointError
-from tests.worker.harness import CPU, all_logits
-from tests.worker.test_checkpoint_folder import TOKENS, make_theirs, their_logits
+from tests.worker.harness import CPU, TOKENS, all_logits, make_theirs, their_logits
 
 Spoil = Callable[[GGUFWriter], None]
 KEYS = {"context_length": 64, "embedding_length": 32, "block_count": 3, "feed_forward_length": 64}
@@ -221,7 +220,7 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     """The supported ones are listed."""
     write_gguf(tmp_path / "m.gguf", wide(), "mamba")
     with pytest.raises(
-        CheckpointError, match="general.architecture is 'mamba', supported: llama, qwen2, qwen3"
+        CheckpointError, match=r"general\.architecture is 'mamba', supported: llama, qwen2, qwen3"
     ):
         open_checkpoint(tmp_path / "m.gguf")
 

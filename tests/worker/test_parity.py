@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ NEAR_TIE = 1e-3
 
 
 @pytest.fixture(scope="module")
-def oracle(gguf_path: Path) -> Iterator[Any]:
+def oracle(gguf_path: Path) -> Any:
     """Transformers' model with the dequantised weights of the same file."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -49,7 +48,7 @@ def oracle(gguf_path: Path) -> Iterator[Any]:
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, assign=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-    yield model.eval()
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +126,7 @@ def test_twenty_prompts_agree_with_transformers_for_64_tokens(
     record_property("near ties", notes)
 
 
+@pytest.mark.slow
 def test_dequantised_weights_agree_with_the_gguf_library(gguf_path: Path) -> None:
     """One tensor of each type comes out as gguf's own reader and dequantiser give it; q and k are put back in order."""
     from gguf import GGUFReader, dequantize

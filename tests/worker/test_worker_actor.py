@@ -31,7 +31,7 @@ from sgl_actors.actors.worker.messages import (
 )
 from sgl_actors.actors.worker.runner import ModelRunner
 from sgl_actors.errors import InvalidRequest
-from tests.worker.test_checkpoint_folder import make_theirs
+from tests.worker.harness import make_theirs
 
 GREEDY = Sampling(seed=0, temperature=0.0)
 

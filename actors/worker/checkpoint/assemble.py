@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -15,6 +15,9 @@ from sgl_actors.kernels.linear import Linear, make_linear
 
 Progress = Callable[[int, int], None]
 """Called with bytes read so far, and bytes in all."""
+
+LAYERS_AHEAD = 3
+"""Layers being decoded ahead of the one that is packed: bounds what is held twice."""
 
 IGNORED = ("rotary_emb.inv_freq", "attention.bias", "masked_bias")
 """Ends of names of buffers that old checkpoints carry and nobody needs."""
@@ -118,18 +121,29 @@ class _Assembly:
 
     def build(self) -> ModelWeights:
         config = self.source.config
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="load") as pool:
-            self.jobs = {
-                name: pool.submit(self.source.read, name) for name in sorted(self.shapes, key=_reading_order)
-            }
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="load") as self.pool:
             try:
+                self._decode_ahead(name for name in self.shapes if not name.startswith("model.layers."))
+                for layer in range(LAYERS_AHEAD):
+                    self._decode_layer(layer)
                 embedding = self._read("model.embed_tokens.weight")
                 head = make_linear(embedding if config.tied else self._read("lm_head.weight"))
                 norm = self._read("model.norm.weight")
-                layers = tuple(self._layer(layer) for layer in range(config.layers))
+                layers = []
+                for layer in range(config.layers):
+                    self._decode_layer(layer + LAYERS_AHEAD)
+                    layers.append(self._layer(layer))
             finally:
-                pool.shutdown(cancel_futures=True)
-        return ModelWeights(embedding, layers, norm, head)
+                self.pool.shutdown(cancel_futures=True)
+        return ModelWeights(embedding, tuple(layers), norm, head)
+
+    def _decode_layer(self, layer: int) -> None:
+        self._decode_ahead(f"model.layers.{layer}.{name}" for name in _layer_shapes(self.source.config))
+
+    def _decode_ahead(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self.shapes:
+                self.jobs[name] = self.pool.submit(self.source.read, name)
 
     def _layer(self, index: int) -> LayerWeights:
         prefix = f"model.layers.{index}."
@@ -181,9 +195,3 @@ class _Assembly:
             raise CheckpointError(
                 f"{self.source.where}: tensor {name!r} has no place in a {self.source.config.architecture}"
             )
-
-
-def _reading_order(name: str) -> tuple[int, str]:
-    """What the embedding and the head need first, then layer by layer."""
-    parts = name.split(".")
-    return (int(parts[2]), name) if parts[1] == "layers" else (-1, name)
