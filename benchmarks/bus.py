@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -66,7 +68,10 @@ class Peer(Actor):
                 self.ctx.cast(request.sender, StepDone(message.epoch, message.number, results, 0.1))
             case Progress():
                 for update in message.updates:
-                    self.ctx.cast(request.sender, Chunk(update.first_index, update.token_ids, " word", prompt_tokens=128))
+                    self.ctx.cast(
+                        request.sender,
+                        Chunk(update.first_index, update.token_ids, " word", prompt_tokens=128),
+                    )
         return None
 
 
@@ -139,7 +144,9 @@ async def measure(seconds: float, *, model: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         hub = LocalHub()
         here = System("here", LocalTransport(hub, "local://here"), logger=lambda _: quiet)
-        coded = System("coded", LocalTransport(hub, "local://coded"), logger=lambda _: quiet, force_codec=True)
+        coded = System(
+            "coded", LocalTransport(hub, "local://coded"), logger=lambda _: quiet, force_codec=True
+        )
         bus = System("bus", ZmqTransport(f"ipc://{folder}/bus.ipc"), logger=lambda _: quiet)
         for system in (here, coded, bus):
             await system.open()
@@ -155,7 +162,12 @@ async def measure(seconds: float, *, model: bool) -> None:
         for window in (1, 32):
             for name, context, peer in cases:
                 result = await round_trips(context, peer, window, seconds)
-                print(json.dumps({"case": "round trip", "transport": name, "window": window, "bytes": len(PAYLOAD)} | result))
+                print(
+                    json.dumps(
+                        {"case": "round trip", "transport": name, "window": window, "bytes": len(PAYLOAD)}
+                        | result
+                    )
+                )
         await step_share(bus, far, model=model)
         for system in (here, coded, bus):
             await system.close()
@@ -184,15 +196,43 @@ async def step_share(bus: System, far: Address, *, model: bool) -> None:
     line = {"case": "messages of a step", "batch": BATCH, "cpu_us": round(cost * 1e6)}
     if steps:
         step = statistics.median(steps)
-        line |= {"step_ms": round(step * 1e3, 1), "share_percent": round(100 * cost / step, 2), "target_percent": 5}
+        line |= {
+            "step_ms": round(step * 1e3, 1),
+            "share_percent": round(100 * cost / step, 2),
+            "target_percent": 5,
+        }
     print(json.dumps(line))
 
 
-def decoder():  # type: ignore[no-untyped-def]  # noqa: ANN201
+def decoder() -> Callable[[], float]:
     """A function that runs one decode step of the default model at batch 16 (128 tokens each) and returns its seconds."""
-    from benchmarks.engine import decode_steps
+    from sgl_actors.actors.cache.messages import Options as CacheOptions
+    from sgl_actors.actors.node.config import load
+    from sgl_actors.actors.worker.device import load_runner
+    from sgl_actors.actors.worker.messages import NewSequence, Options, Sampling
 
-    return decode_steps(BATCH, 128)
+    path = load(None).to_builtins()["model"]["path"]
+    runner, _ = load_runner(Options(path=path), CacheOptions(memory=256 << 20))
+    runner.reset(1)
+    room = 256
+    new = [
+        NewSequence(
+            seq,
+            [1000 + seq] * 128,
+            128,
+            0,
+            list(range(seq * room, (seq + 1) * room)),
+            Sampling(0, temperature=0.0),
+        )
+        for seq in range(BATCH)
+    ]
+    numbers = itertools.count()
+    runner.execute(Step(1, next(numbers), [], new, [Work(seq, 128) for seq in range(BATCH)]))
+
+    def decode() -> float:
+        return runner.execute(Step(1, next(numbers), [], [], [Work(seq) for seq in range(BATCH)])).seconds
+
+    return decode
 
 
 async def serve_peer(endpoint: str) -> None:
@@ -207,12 +247,18 @@ async def serve_peer(endpoint: str) -> None:
 
 def main() -> None:
     """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="per case")
     parser.add_argument("--no-model", action="store_true", help="leave the decode steps out")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    run_loop(serve_peer(arguments.peer) if arguments.peer else measure(arguments.seconds, model=not arguments.no_model))
+    run_loop(
+        serve_peer(arguments.peer)
+        if arguments.peer
+        else measure(arguments.seconds, model=not arguments.no_model)
+    )
 
 
 if __name__ == "__main__":

@@ -236,12 +236,10 @@ class Transformers:
 
 def _transformers(pipe: Connection, checkpoint: str, threads: int) -> None:
     """The child: load once, then time one batch per message until the pipe closes."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     torch.set_num_threads(threads)
     path = Path(checkpoint)
     source = {"gguf_file": path.name} if path.is_file() else {}
@@ -305,7 +303,7 @@ def main() -> None:
     reason = ""
     try:
         run()
-    except* LoadError as group:
+    except* (LoadError, httpx2.HTTPError) as group:
         reason = str(group.exceptions[0])
     if reason:
         sys.exit(reason)
@@ -325,7 +323,7 @@ def run() -> None:
         "--threads", type=int, default=os.cpu_count() or 1, help="compute threads of each side"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, help=".gguf file or folder for transformers; the default model's"
+        "--checkpoint", default="smollm2", help="the served model, for transformers: name or path"
     )
     parser.add_argument(
         "--check", action="store_true", help="exit 1 if a ratio of --compare misses its target"

@@ -28,7 +28,16 @@ REPOSITORY = Path(__file__).parent.parent
 def start(folder: Path) -> tuple[subprocess.Popen[bytes], float]:
     """Start a node and return it with the seconds until it was ready."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "sgl_actors.cli", "start", "--config", str(REPOSITORY / "node.toml"), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "sgl_actors.cli",
+        "start",
+        "--config",
+        str(REPOSITORY / "node.toml"),
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen([*command, "--set", f"node.runtime_dir={folder}"], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         record = read_record(folder)
@@ -49,7 +58,9 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
 
 def main() -> None:
     """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle", type=float, default=30.0)
     arguments = parser.parse_args()
@@ -68,7 +79,16 @@ def main() -> None:
                 share = (cpu_seconds(process) - before) / (time.monotonic() - began)
             process.terminate()
             process.wait()
-    print(json.dumps({"case": "ready", "seconds": round(statistics.median(seconds), 2), "all": [round(s, 2) for s in seconds], "target": 10}))
+    print(
+        json.dumps(
+            {
+                "case": "ready",
+                "seconds": round(statistics.median(seconds), 2),
+                "all": [round(s, 2) for s in seconds],
+                "target": 10,
+            }
+        )
+    )
     print(json.dumps({"case": "idle", "percent_of_a_core": round(share * 100, 2), "target": 2}))
 
 

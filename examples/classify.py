@@ -31,35 +31,27 @@ async def classify(s: sgl.ProgramState, shots: str, question: str) -> None:
     s += question + sgl.select("answer", choices=[f" {letter}" for letter in LETTERS])
 
 
-def load(file: Path) -> list[dict[str, Any]]:
-    """One JSON object a line."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-
-
 async def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("SGL_ACTORS_DATA"), help="folder of the sample data")
+    parser.add_argument("--data", default=os.environ.get("SGL_ACTORS_DATA", "."), help="sample data")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--url", help="a running node; an embedded one without")
     options = parser.parse_args(argv)
-    if not options.data:
-        parser.error("needs --data DIR (or $SGL_ACTORS_DATA), with questions of MMLU")
     if options.url:
         sgl.connect(options.url)
-    solved, items = (load(Path(options.data, "mmlu", name)) for name in ("dev_5shot.jsonl", "test_200.jsonl"))
+    files = [Path(options.data, "mmlu", name) for name in ("dev_5shot.jsonl", "test_200.jsonl")]
+    solved, items = (
+        [json.loads(line) for line in file.read_text("utf-8").strip().split("\n")] for file in files
+    )
     items = items[: options.count]
     batch = []
     for item in items:
         shots = "".join(show(one, solved=True) for one in solved if one["subject"] == item["subject"])
         batch.append({"shots": shots, "question": show(item, solved=False)})
-    states = await classify.run_batch(batch, progress_bar=True, max_concurrency=options.concurrency)
-    right = sum(
-        state["answer"] == f" {LETTERS[item['answer']]}" for state, item in zip(states, items, strict=True)
-    )
-    prompt, cached = (
-        sum(getattr(s.usage, f"{kind}_tokens") for s in states) for kind in ("prompt", "cached")
-    )
+    states = await classify.run_batch(batch, progress_bar=True, max_concurrency=8)
+    given = [LETTERS.index(state["answer"].strip()) for state in states]
+    right = sum(one == item["answer"] for one, item in zip(given, items, strict=True))
+    cached, prompt = sum(s.usage.cached_tokens for s in states), sum(s.usage.prompt_tokens for s in states)
     print(f"right: {right} of {len(items)}; {cached} of {prompt} prompt tokens came from the cache")
 
 

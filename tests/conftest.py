@@ -23,7 +23,16 @@ START_TIMEOUT = 90.0
 
 def start_node(folder: Path, *settings: str) -> tuple[subprocess.Popen[bytes], NodeRecord]:
     """Start `sgl-actors start` with its runtime files in `folder` on a free port and wait until `/health` is 200."""
-    command = [sys.executable, "-m", "sgl_actors.cli", "start", "--config", str(REPOSITORY / "node.toml"), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "sgl_actors.cli",
+        "start",
+        "--config",
+        str(REPOSITORY / "node.toml"),
+        "--port",
+        "0",
+    ]
     for setting in (f"node.runtime_dir={folder / 'run'}", *settings):
         command += ["--set", setting]
     with (folder / "out.txt").open("wb") as output:

@@ -112,7 +112,7 @@ class System:
             await cell.ended.wait()
         self._closing.set()
         if self._main is not None:
-            await self._main
+            await asyncio.wait([self._main])
         for pending in list(self._pending.values()):
             pending.fail(ActorDown("this kernel has closed"))
         self.transport.close()

@@ -1,8 +1,8 @@
 """Where programs run: a kernel context that streams are spawned in, and a client that asks a node.
 
 A `Node` is an embedded node (or one that is open already); `connect` joins a running node over ZMQ or speaks HTTP to one.
-The one opened last is where programs run by default; without any, an embedded node is opened on first use and closed when
-the event loop ends.
+The one opened last is where programs run by default; without any, an embedded node is opened on first use. What is not closed
+before is closed when its event loop ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
@@ -39,20 +39,28 @@ Open = Callable[[], Coroutine[Any, Any, tuple[NodeHandle, Callable[[Context], Cl
 """Opens a handle; how to make a client of a context; whether the node has a `programs` actor to tell."""
 
 
+class Opened(NamedTuple):
+    """What an open backend holds; `tells`: the node has a `programs` actor that wants to know."""
+
+    handle: NodeHandle
+    context: Context
+    client: Client
+    frames: Frames
+    tells: bool
+
+
 class Backend:
     """A place where programs run; see `lang.protocols.Runtime`. Opened on first use, or with `async with`."""
 
     def __init__(self, opens: Open, title: str) -> None:
         self._opens, self._title = opens, title
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
-        self._handle: NodeHandle | None = None
-        self._context: Context | None = None
-        self._client: Client | None = None
-        self._frames: Frames | None = None
-        self._tells = False
+        self._opened: Opened | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
 
     def __repr__(self) -> str:
-        return f"<{self._title} {'open' if self._handle else 'not open'}>"
+        return f"<{self._title} {'open' if self._opened else 'not open'}>"
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -62,51 +70,55 @@ class Backend:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def open(self) -> None:
-        """Get ready; nothing happens if it is."""
+    async def open(self) -> Opened:
+        """Get ready; nothing happens if it is. It is closed when this event loop ends, at the latest."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._lock, self._opened = loop, asyncio.Lock(), None
         async with self._lock:
-            if self._handle is None:
-                self._handle, make_client, self._tells = await self._opens()
-                self._context = self._handle.context(f"client/{os.getpid()}-{secrets.token_hex(2)}")
-                self._client = make_client(self._context)
-                self._frames = Frames(self._client)
+            if self._opened is None:
+                handle, make_client, tells = await self._opens()
+                context = handle.context("client")
                 await asyncio.sleep(0)  # the context's cell takes its first step
+                client = make_client(context)
+                self._opened = Opened(handle, context, client, Frames(client), tells)
+                self._keeper = _keep(self)
+                await anext(self._keeper)
+            return self._opened
 
     async def close(self) -> None:
         """Close it; programs that still run there end with `ActorDown`."""
-        async with self._lock:
-            while self in _stack:
-                _stack.remove(self)
-            handle, self._handle = self._handle, None
-            closing = getattr(self._client, "close", None)
-            self._context = self._client = self._frames = None
+        while self in _stack:
+            _stack.remove(self)
+        opened, self._opened = self._opened, None
+        keeper, self._keeper = self._keeper, None
+        if opened is not None:
+            closing = getattr(opened.client, "close", None)
             if closing is not None:
                 await closing()
-            if handle is not None:
-                await handle.close()
+            await opened.handle.close()
+        if keeper is not None:
+            await keeper.aclose()
 
     async def start(self, name: str, options: RunOptions) -> LiveRun:
         """See `Runtime.start`."""
-        await self.open()
-        assert self._context is not None
-        assert self._client is not None
-        assert self._frames is not None
-        context = self._context
+        opened = await self.open()
+        context = opened.context
         setup = Setup(
             program=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{secrets.token_hex(5)}",
             name=name,
-            client=self._client,
-            frames=self._frames,
+            client=opened.client,
+            frames=opened.frames,
             seed=secrets.randbits(63) if options.seed is None else options.seed,
             deadline=context.now() + options.timeout,
             sampling=options.sampling,
         )
 
         def tell_end(code: str) -> None:
-            if self._tells and self._context is context:
+            if opened.tells and self._opened is opened:
                 context.cast(PROGRAMS, ProgramEnded(setup.program, code))
 
-        if self._tells:
+        if opened.tells:
             context.cast(PROGRAMS, ProgramStarted(setup.program, name))
         return LiveRun(context, setup, tell_end)
 
@@ -172,31 +184,15 @@ class Default:
     """The runtime of programs that are told nothing: what was opened last, else an embedded node per event loop."""
 
     def __init__(self, make: Callable[[], Backend] = Node) -> None:
-        self._make = make
-        self._embedded: Backend | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._keeper: AsyncGenerator[None, None] | None = None
+        self._embedded = make()
 
     async def start(self, name: str, options: RunOptions) -> LiveRun:
         """See `Runtime.start`."""
-        return await (await self.backend()).start(name, options)
-
-    async def backend(self) -> Backend:
-        """What programs run on now."""
-        if _stack:
-            return _stack[-1]
-        loop = asyncio.get_running_loop()
-        if self._embedded is None or self._loop is not loop:
-            self._embedded, self._loop = self._make(), loop
-            self._keeper = _keep(self._embedded)
-            await anext(self._keeper)
-        return self._embedded
+        return await (_stack[-1] if _stack else self._embedded).start(name, options)
 
     async def shutdown(self) -> None:
         """Close the embedded node now instead of at the end of the event loop."""
-        keeper, self._keeper, self._embedded = self._keeper, None, None
-        if keeper is not None:
-            await keeper.aclose()
+        await self._embedded.close()
 
 
 async def _keep(backend: Backend) -> AsyncGenerator[None, None]:
@@ -204,6 +200,7 @@ async def _keep(backend: Backend) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
+        backend._keeper = None  # noqa: SLF001 - it is this generator, which is ending
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await backend.close()
 

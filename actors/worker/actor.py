@@ -12,18 +12,21 @@ answers `NeedFull` to every step until it is reset.
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
 from sgl_actors.actors.worker.batch import StaleBatchError
-from sgl_actors.actors.worker.device import load_runner
 from sgl_actors.actors.worker.messages import Describe, ModelInfo, NeedFull, Options, Reset, ResetDone, Step
-from sgl_actors.actors.worker.runner import ModelRunner
 from sgl_actors.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from sgl_actors.actors.worker.runner import ModelRunner
 
 QUEUE = 64
 """Steps and resets waiting; the sender runs at most a few ahead."""
@@ -57,9 +60,7 @@ class WorkerActor(Actor):
         loop = asyncio.get_running_loop()
         progress = _ProgressLog(self, loop)
         began = self.ctx.now()
-        runner, info = await loop.run_in_executor(
-            self._thread, lambda: load_runner(model, cache, progress=progress)
-        )
+        runner, info = await loop.run_in_executor(self._thread, lambda: _load(model, cache, progress))
         self._runner, self._info = runner, info
         self.log.info(
             "model loaded",
@@ -153,3 +154,15 @@ class _ProgressLog:
 
     def _write(self, done: int, total: int) -> None:
         self._actor.log.info("loading weights", bytes=done, total=total, percent=round(100 * done / total))
+
+
+def _load(model: Options, cache: CacheOptions, progress: _ProgressLog) -> tuple[ModelRunner, ModelInfo]:
+    """Import torch and load the model.
+
+    OpenMP's threads are told to sleep while they wait for each other, which has to be said before torch is imported. Spinning, the
+    default, makes a step ten and more times slower as soon as another process wants a core (docs/design/0003).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from sgl_actors.actors.worker.device import load_runner
+
+    return load_runner(model, cache, progress=progress)

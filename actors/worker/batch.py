@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sgl_actors.actors.worker.messages import Logprobs, NewSequence, Sampling, Step, Work
-from sgl_actors.actors.worker.sampler import SampleRow
+from sgl_actors.actors.worker.sample_row import SampleRow
 
 Slots = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -7,51 +7,16 @@ the cumulative distribution in the order of token ids, in fp64 (docs/design/0004
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 
 from sgl_actors.actors.worker.messages import Sampling
+from sgl_actors.actors.worker.sample_row import SampleRow
 
 _MASK = (1 << 64) - 1
 _FIRST_CANDIDATES = 256
 """Most likely tokens looked at first for top_p alone; sixteen times as many until they hold the mass."""
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    """One row to sample.
-
-    Attributes:
-        position: index that the new token will have in its sequence.
-        output_length: how many tokens of the sequence are output already.
-        output_counts: occurrences of each token among the output; only read where a penalty asks for it.
-        seen: distinct tokens of prompt and output; only read for the repetition penalty.
-    """
-
-    sampling: Sampling
-    position: int
-    output_length: int = 0
-    output_counts: Mapping[int, int] = field(default_factory=dict)
-    seen: Sequence[int] = ()
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether logits are sampled as they are, without a penalty, bias or ban."""
-        wanted = self.sampling
-        return not (
-            wanted.repetition_penalty != 1.0
-            or wanted.frequency_penalty
-            or wanted.presence_penalty
-            or wanted.logit_bias
-            or self.bans_ends
-        )
-
-    @property
-    def bans_ends(self) -> bool:
-        """Whether it is too early for an end token."""
-        return bool(self.sampling.end_ids) and self.output_length < self.sampling.min_tokens
 
 
 def uniform(seed: int, position: int) -> float:

@@ -10,6 +10,13 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
 from benchmarks.serve import (
     LoadError,
     Sample,
@@ -21,12 +28,6 @@ from benchmarks.serve import (
     ratios,
     summary,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 
 @given(values=st.lists(st.floats(-1e6, 1e6), min_size=1), share=st.floats(0, 1))

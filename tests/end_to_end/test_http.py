@@ -54,7 +54,9 @@ async def test_stream_equals_the_whole(http: httpx2.AsyncClient) -> None:
     """The deltas of a stream put together are the text of the plain answer."""
     async with http:
         body = {"model": await served(http), "messages": MESSAGES, "max_tokens": 24, "temperature": 0}
-        whole = (await http.post("/v1/chat/completions", json=body)).json()["choices"][0]["message"]["content"]
+        whole = (await http.post("/v1/chat/completions", json=body)).json()["choices"][0]["message"][
+            "content"
+        ]
         text = ""
         async with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -72,7 +74,9 @@ async def test_seed_repeats(http: httpx2.AsyncClient) -> None:
         body = {"model": await served(http), "prompt": "Once upon a time", "max_tokens": 16, "temperature": 1}
 
         async def say(seed: int) -> str:
-            text: str = (await http.post("/v1/completions", json=body | {"seed": seed})).json()["choices"][0]["text"]
+            text: str = (await http.post("/v1/completions", json=body | {"seed": seed})).json()["choices"][0][
+                "text"
+            ]
             return text
 
         texts = await asyncio.gather(*(say(seed) for seed in (1, 1, 2, 3)))
@@ -111,7 +115,11 @@ async def test_too_long(http: httpx2.AsyncClient) -> None:
 async def test_disconnect_frees(http: httpx2.AsyncClient, node: NodeRecord) -> None:
     """A client that goes away stops its generation: the cache can be flushed soon after, long before it would have ended."""
     async with http:
-        body = {"text": "Tell a very long story.", "stream": True, "sampling_params": {"max_new_tokens": 4000, "ignore_eos": True}}
+        body = {
+            "text": "Tell a very long story.",
+            "stream": True,
+            "sampling_params": {"max_new_tokens": 4000, "ignore_eos": True},
+        }
         async with http.stream("POST", "/generate", json=body) as response:
             async for _ in response.aiter_lines():
                 break

@@ -30,7 +30,9 @@ async def test_restart_under_load(node: NodeRecord, actor: str) -> None:
 
     async def run(number: int, label: str) -> list[int]:
         ids: list[int] = []
-        request = Generate(f"{label}-{actor}-{number}", text=f"Story number {number}: once upon a time", sampling=greedy)
+        request = Generate(
+            f"{label}-{actor}-{number}", text=f"Story number {number}: once upon a time", sampling=greedy
+        )
         async for chunk in client.generate(request, timeout=90):
             assert chunk.first_index == len(ids)
             ids += chunk.token_ids

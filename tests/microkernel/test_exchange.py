@@ -8,6 +8,16 @@ from typing import Any
 
 import msgspec
 import pytest
+
+from sgl_actors.actors.microkernel import Address, Down
+from sgl_actors.errors import (
+    ActorDown,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    ProtocolError,
+    RemoteError,
+)
 from tests.microkernel.kernel_actors import (
     Blocking,
     Broken,
@@ -21,16 +31,6 @@ from tests.microkernel.kernel_actors import (
     Spawn,
     Wait,
     Words,
-)
-
-from sgl_actors.actors.microkernel import Address, Down
-from sgl_actors.errors import (
-    ActorDown,
-    DeadlineExceeded,
-    InvalidRequest,
-    Overloaded,
-    ProtocolError,
-    RemoteError,
 )
 
 
@@ -215,11 +215,10 @@ async def test_stream_waits_for_its_consumer(pair: Any) -> None:
 async def test_stream_error_after_items(pair: Any) -> None:
     """Items sent before an error are delivered before it is raised."""
     await up(pair, Echo)
-    seen = []
-    with pytest.raises(InvalidRequest, match="no more"):  # noqa: PT012 - the loop is what raises
-        async for item in pair.ctx.stream("echo", Count(10, fail_at=3), timeout=10):
-            seen.append(item.number)
-    assert seen == [0, 1, 2]
+    async with aclosing(pair.ctx.stream("echo", Count(10, fail_at=3), timeout=10)) as stream:
+        assert [(await anext(stream)).number for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(InvalidRequest, match="no more"):
+            await anext(stream)
 
 
 async def test_closing_a_stream_cancels_it(pair: Any) -> None:

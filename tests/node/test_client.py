@@ -21,7 +21,7 @@ TOTAL = 10
 class Tokens(Actor):
     """Streams TOTAL tokens, from where the asker is; `dies_after` tokens it ends, as a killed process does."""
 
-    asked: list[Generate] = []  # noqa: RUF012 - shared between incarnations on purpose
+    asked: list[Generate] = []
     dies_after = TOTAL + 1
     error: Finish | None = None
     overlap = 0
@@ -36,7 +36,9 @@ class Tokens(Actor):
             if len(self.asked) == 1 and index == self.dies_after:
                 raise_later(self)
                 return None
-            request.item(Chunk(index, [index], f"{index}", prompt_tokens=3, prompt_ids=[7] if index == 0 else []))
+            request.item(
+                Chunk(index, [index], f"{index}", prompt_tokens=3, prompt_ids=[7] if index == 0 else [])
+            )
         request.end(Chunk(TOTAL, [], "", finish=Finish("length")))
         return None
 
@@ -85,7 +87,9 @@ async def test_tokens_once_over_a_restart(system: System) -> None:
 
 async def test_error_finish_is_raised(system: System) -> None:
     """A request that the scheduler refused raises the class its code names."""
-    system.spawn(tokens(error=Finish("error", code="context_length_exceeded", message="9000 > 8192")), "tokenizer")
+    system.spawn(
+        tokens(error=Finish("error", code="context_length_exceeded", message="9000 > 8192")), "tokenizer"
+    )
     client = NodeClient(system.spawn(Outside, "asker").context)
     with pytest.raises(ContextLengthExceeded, match="9000 > 8192"):
         await client.complete(Generate("r1", text="x"), timeout=10)
@@ -95,7 +99,9 @@ async def test_abort_is_an_answer(system: System) -> None:
     """An aborted request ends with its finish, not with an exception."""
     system.spawn(tokens(error=Finish("abort", message="by operator")), "tokenizer")
     client = NodeClient(system.spawn(Outside, "asker").context)
-    assert (await client.complete(Generate("r1", text="x"), timeout=10)).finish == Finish("abort", message="by operator")
+    assert (await client.complete(Generate("r1", text="x"), timeout=10)).finish == Finish(
+        "abort", message="by operator"
+    )
 
 
 async def test_nobody_there(system: System) -> None:
@@ -110,5 +116,12 @@ def test_merge() -> None:
     one = Chunk(0, [1, 2], "a", prompt_tokens=5, cached_tokens=3, prompt_ids=[9])
     two = Chunk(2, [3], "b", prompt_tokens=5, finish=Finish("stop"), completion_tokens=3)
     assert merge(one, two) == Chunk(
-        0, [1, 2, 3], "ab", prompt_tokens=5, cached_tokens=3, prompt_ids=[9], finish=Finish("stop"), completion_tokens=3
+        0,
+        [1, 2, 3],
+        "ab",
+        prompt_tokens=5,
+        cached_tokens=3,
+        prompt_ids=[9],
+        finish=Finish("stop"),
+        completion_tokens=3,
     )

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.microkernel.kernel_actors import Block, Heard, Say, Who, Words
 
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.microkernel.messages import Actors, Done, ListActors, RestartActor, StopNode
@@ -22,6 +21,7 @@ from sgl_actors.actors.node.embedded import NodeHandle, join
 from sgl_actors.actors.node.record import read_record
 from sgl_actors.actors.node.root import RunningNode
 from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest
+from tests.microkernel.kernel_actors import Block, Heard, Say, Who, Words
 
 REPOSITORY = str(Path(__file__).parent.parent.parent)
 

@@ -209,6 +209,15 @@ def fake(client: FakeClient, log: list[str]) -> Backend:
     return Backend(opens, "fake")
 
 
+def test_a_connection_works_in_one_event_loop_after_the_other() -> None:
+    """What `connect` set as the default is opened anew in each loop, and closed with it."""
+    log: list[str] = []
+    backend = fake(FakeClient(), log)
+    for _ in range(2):
+        asyncio.run(hello.bind().run(backend=backend))
+    assert log == ["opened", "closed"] * 2
+
+
 @sgl.function
 async def hello(s: sgl.ProgramState) -> None:
     s += "Hello" + sgl.gen("x")

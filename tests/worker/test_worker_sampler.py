@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from sgl_actors.actors.worker.log_probabilities import log_probabilities
 from sgl_actors.actors.worker.messages import Sampling
-from sgl_actors.actors.worker.sampler import SampleRow, _splitmix, candidates, sample, uniform
+from sgl_actors.actors.worker.sample_row import SampleRow
+from sgl_actors.actors.worker.sampler import _splitmix, candidates, sample, uniform
 
 quantised = st.lists(st.integers(-20, 20).map(lambda x: x / 4), min_size=1, max_size=40)
 """Logits with many ties."""

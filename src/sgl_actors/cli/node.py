@@ -23,10 +23,12 @@ POLL = 0.05
 
 
 def find(name: str | None, config: Path | None) -> NodeRecord:
-    """The running node with that name, of that node.toml, or the only one; `NotReady` if there is none."""
+    """The running node with that name, of that node.toml (or environment), or the only one; `NotReady` if there is none."""
     if name is not None:
         return find_node(default_runtime_dir(name))
-    return find_node(None if config is None else load(config).runtime_dir)
+    settings = load(config)
+    placed = settings.origins.get("node.runtime_dir") is not None
+    return find_node(settings.runtime_dir if placed or config is not None else None)
 
 
 @asynccontextmanager
