@@ -1,0 +1,78 @@
+"""Programs with forks and joins on the real node."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import sgl_actors as sgl
+from sgl_actors.actors.microkernel.messages import Done, RestartActor
+from sgl_actors.actors.node.embedded import join
+from sgl_actors.actors.node.record import NodeRecord
+
+pytestmark = pytest.mark.model
+
+ESSAY = "Bees dance to tell each other where the flowers are. The dance holds a direction and a distance."
+ASPECTS = ["clarity", "depth", "style"]
+
+
+@sgl.function
+async def judge(s: sgl.ProgramState, essay: str) -> None:
+    s += sgl.system("You are a careful judge.") + sgl.user(f"Essay: {essay}\nJudge it.")
+    forks = s.fork(3)
+    for f, aspect in zip(forks, ASPECTS, strict=True):
+        f += sgl.assistant(f"About its {aspect}: " + sgl.gen("note", max_tokens=24, stop="\n", temperature=0.0))
+    notes = await forks.join("note")
+    s += sgl.assistant("\n".join(notes) + "\nGrade: " + sgl.select("grade", choices=["good", "fair", "poor"]))
+
+
+async def test_the_judge(node: NodeRecord) -> None:
+    """The program of the README: three notes from one prefix computed once, a grade that is one of the choices."""
+    async with sgl.connect(node.endpoint) as backend:
+        state = await judge.bind(essay=ESSAY).run(backend=backend)
+    assert state["grade"] in ("good", "fair", "poor")
+    assert len(state["note"]) == 3
+    assert state.text().count("Grade: ") == 1
+    assert [turn["role"] for turn in state.messages()] == ["system", "user", "assistant"]
+    assert state.usage.cached_tokens > state.usage.prompt_tokens // 2
+    assert state.meta("grade")["scores"].keys() == {"good", "fair", "poor"}
+
+
+async def test_http_gives_the_same(node: NodeRecord) -> None:
+    """A program gives the same text over ZMQ and over HTTP."""
+    texts = []
+    for address in (node.endpoint, node.url):
+        async with sgl.connect(address) as backend:
+            texts.append((await judge.bind(essay=ESSAY).run(backend=backend)).text())
+    assert texts[0] == texts[1]
+
+
+async def test_worker_restart_under_programs(node: NodeRecord) -> None:
+    """`restart worker/0` while eight programs run: all finish, no error, the same text as undisturbed."""
+    handle = await join(node.endpoint)
+    operator = handle.context("operator")
+    essays = [f"Essay number {number}. {ESSAY}" for number in range(8)]
+    async with sgl.connect(node.endpoint) as backend:
+        running = [asyncio.create_task(judge.bind(essay=essay).run(backend=backend)) for essay in essays]
+        await asyncio.wait(running, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        assert not all(task.done() for task in running)
+        await operator.call("root", RestartActor("worker/0"), Done, timeout=60)
+        disturbed = [state.text() for state in await asyncio.gather(*running)]
+        calm = [(await judge.bind(essay=essay).run(backend=backend)).text() for essay in essays]
+    await handle.close()
+    assert disturbed == calm
+
+
+async def test_error_names_the_place(node: NodeRecord) -> None:
+    """An exception in a user's program surfaces at `run` with the tail of its prompt."""
+
+    @sgl.function
+    async def broken(s: sgl.ProgramState) -> None:
+        s += "The last words before the fault."
+        raise KeyError("gone")
+
+    async with sgl.connect(node.endpoint) as backend:
+        with pytest.raises(sgl.ProgramError, match="last words before the fault") as caught:
+            await broken.bind().run(backend=backend)
+    assert isinstance(caught.value.__cause__, KeyError)
