@@ -294,7 +294,8 @@ def compare(url: str, baseline: Transformers, rounds: int) -> dict[str, float]:
         for case in order[number % 3 :] + order[: number % 3]:
             result = cases[case]()
             rates[case].append(result["output_tok_per_s"])
-            print(json.dumps({"case": case, "round": number} | result), flush=True)
+            line = {"case": case, "round": number} | result | {"machine_load": round(os.getloadavg()[0], 1)}
+            print(json.dumps(line), flush=True)
     return ratios(rates)
 
 
