@@ -79,7 +79,7 @@ class CacheActor(Actor):
         """Pages by state, and totals since the start."""
         core, counters = self.core, self.core.counters
         return {
-            "pages_total": core.total,
+            "pages": core.total,
             "pages_free": core.free,
             "pages_cached": core.cached,
             "pages_leased": core.leased,

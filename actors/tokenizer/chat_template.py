@@ -196,7 +196,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """``{% generation %}…{% endgeneration %}`` marks an assistant's part for training; here it is its content."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2's declaration
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

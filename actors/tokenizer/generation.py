@@ -12,7 +12,7 @@ from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
 from sgl_actors.actors.worker.messages import TokenLogprob
 
 
-class OutOfStep(Exception):  # noqa: N818 - an event, not an error of ours
+class OutOfStep(Exception):
     """An update begins after the next token: one before it was lost. Submit the request again."""
 
 

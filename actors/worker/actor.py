@@ -28,6 +28,8 @@ from sgl_actors.errors import InvalidRequest
 if TYPE_CHECKING:
     from sgl_actors.actors.worker.runner import ModelRunner
 
+SPIN_COUNT = "3000"
+"""Iterations that a waiting OpenMP thread spins before it sleeps (libgomp's GOMP_SPINCOUNT)."""
 QUEUE = 64
 """Steps and resets waiting; the sender runs at most a few ahead."""
 PROGRESS = 0.25
@@ -52,6 +54,11 @@ class WorkerActor(Actor):
         self._resets = 0
         self._runner: ModelRunner | None = None
         self._info: ModelInfo | None = None
+        self._loaded = (0, 0)
+
+    def loading(self, done: int, total: int) -> None:
+        """Note how many bytes of the weights have been read; called from the loading thread."""
+        self._loaded = (done, total)
 
     async def start(self) -> None:
         """Load the model, then take steps."""
@@ -99,16 +106,15 @@ class WorkerActor(Actor):
     def statistics(self) -> dict[str, float]:
         """What the runner counted since it started, and what is waiting."""
         if self._runner is None:
-            return {"loaded": 0.0}
+            return {"load_bytes_done": float(self._loaded[0]), "load_bytes_total": float(self._loaded[1])}
         counters = self._runner.counters
         return {
-            "loaded": 1.0,
-            "steps": float(counters.steps),
-            "tokens": float(counters.tokens),
-            "prefill_tokens": float(counters.prefill_tokens),
-            "sampled_tokens": float(counters.sampled),
-            "failed_sequences": float(counters.failed),
-            "forward_seconds": counters.seconds,
+            "steps_total": float(counters.steps),
+            "forward_tokens_total": float(counters.tokens),
+            "prefill_tokens_total": float(counters.prefill_tokens),
+            "sampled_tokens_total": float(counters.sampled),
+            "failed_sequences_total": float(counters.failed),
+            "forward_seconds_total": counters.seconds,
             "sequences": float(len(self._runner.batch.sequences)),
             "steps_waiting": float(self._jobs.qsize()),
         }
@@ -147,6 +153,7 @@ class _ProgressLog:
         self._next = PROGRESS
 
     def __call__(self, done: int, total: int) -> None:
+        self._actor.loading(done, total)
         share = done / total if total else 1.0
         if share >= self._next:
             self._next = share + PROGRESS
@@ -159,10 +166,10 @@ class _ProgressLog:
 def _load(model: Options, cache: CacheOptions, progress: _ProgressLog) -> tuple[ModelRunner, ModelInfo]:
     """Import torch and load the model.
 
-    OpenMP's threads are told to sleep while they wait for each other, which has to be said before torch is imported. Spinning, the
-    default, makes a step ten and more times slower as soon as another process wants a core (docs/design/0003).
+    OpenMP's threads are told to spin only briefly while they wait for each other, which has to be said before torch is imported. With
+    its default a step takes twenty times as long as soon as other processes want the cores (docs/design/0003).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from sgl_actors.actors.worker.device import load_runner
 
     return load_runner(model, cache, progress=progress)

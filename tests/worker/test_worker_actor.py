@@ -133,7 +133,7 @@ async def test_steps_sent_ahead_run_in_order(house: House) -> None:
     done = await house.hear()
     assert isinstance(done, StepDone)
     assert done.results[0].token_id == tokens[2]
-    assert house.worker.actor.statistics()["steps"] == 4
+    assert house.worker.actor.statistics()["steps_total"] == 4
     assert house.worker.actor.statistics()["tokens"] == 10
 
 
