@@ -15,7 +15,9 @@ import pytest
 
 from sgl_actors.actors.node.record import NodeRecord, read_record
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the worker does: a spinning thread starves whoever shares the cores
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "3000"
+)  # as the worker does: a spinning thread starves whoever shares the cores
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -22,7 +22,9 @@ async def judge(s: sgl.ProgramState, essay: str) -> None:
     s += sgl.system("You are a careful judge.") + sgl.user(f"Essay: {essay}\nJudge it.")
     forks = s.fork(3)
     for f, aspect in zip(forks, ASPECTS, strict=True):
-        f += sgl.assistant(f"About its {aspect}: " + sgl.gen("note", max_tokens=24, stop="\n", temperature=0.0))
+        f += sgl.assistant(
+            f"About its {aspect}: " + sgl.gen("note", max_tokens=24, stop="\n", temperature=0.0)
+        )
     notes = await forks.join("note")
     s += sgl.assistant("\n".join(notes) + "\nGrade: " + sgl.select("grade", choices=["good", "fair", "poor"]))
 
