@@ -134,7 +134,7 @@ async def test_steps_sent_ahead_run_in_order(house: House) -> None:
     assert isinstance(done, StepDone)
     assert done.results[0].token_id == tokens[2]
     assert house.worker.actor.statistics()["steps_total"] == 4
-    assert house.worker.actor.statistics()["tokens"] == 10
+    assert house.worker.actor.statistics()["forward_tokens_total"] == 10
 
 
 async def test_a_bad_sequence_does_not_end_the_worker(house: House) -> None:
@@ -146,7 +146,7 @@ async def test_a_bad_sequence_does_not_end_the_worker(house: House) -> None:
     assert isinstance(done, StepDone)
     assert "999 is not in the vocabulary" in done.results[0].error
     assert done.results[1].token_id >= 0
-    assert house.worker.actor.statistics()["failed_sequences"] == 1
+    assert house.worker.actor.statistics()["failed_sequences_total"] == 1
 
 
 async def test_its_loop_answers_while_a_pass_runs_and_a_reset_waits_for_it(
