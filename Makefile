@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SGLANG := $(VENV)/sglang
 CODE := actors lang kernels src tests benchmarks examples
 
 .DEFAULT_GOAL := help
@@ -20,11 +21,11 @@ install-dev: $(VENV)/.installed-dev  ## and what the tests need
 start: install  ## run a node in the foreground (PORT=8000, MODEL=name or path)
 	@$(BIN)/sgl-actors start --config node.toml $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model "$(MODEL)")
 
-test: install-dev  ## run the tests, in less than ten minutes on two cores
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: install-dev $(SGLANG)/.installed  ## run the tests, in less than ten minutes on two cores
+	SGLANG_PYTHON=$(SGLANG)/bin/python $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: install-dev  ## and those that take longer
-	$(BIN)/python -m pytest $(ARGS)
+test-all: install-dev $(SGLANG)/.installed  ## and those that take longer
+	SGLANG_PYTHON=$(SGLANG)/bin/python $(BIN)/python -m pytest $(ARGS)
 
 check: install-dev  ## format, lint, types, who may import whom
 	$(BIN)/ruff format --check $(CODE)
@@ -54,4 +55,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
 	$(PIP) install -c constraints.txt -r $(VENV)/dev.txt
+	@touch $@
+
+# The stock SGLang client, which the tests run against our node. It pins its own dependencies, so it lives apart, with what its client part imports.
+$(SGLANG)/.installed: constraints.txt | $(BIN)/python
+	$(PYTHON) -m venv $(SGLANG)
+	$(SGLANG)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt \
+		aiohttp ipython msgspec numpy orjson psutil pybase64 pydantic requests tqdm
+	$(SGLANG)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt --no-deps sglang
 	@touch $@
