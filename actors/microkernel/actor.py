@@ -25,7 +25,7 @@ class MailboxSpec(msgspec.Struct, frozen=True):
     """How much an actor's mailbox holds per lane and what happens when the data lane is full.
 
     ``reject``: the sender of a call or stream gets `Overloaded`, a cast becomes a dead letter (counted).
-    ``block``: the sender's window closes: local and remote senders wait in `Context.send`, `cast` raises `Overloaded`.
+    ``block``: who uses `Context.send` waits until its message has a place; calls, streams and casts are treated as by ``reject``.
     ``latest``: the oldest message of the same type from the same sender gives way.
     """
 
@@ -82,6 +82,9 @@ class Context(Protocol):
     def now(self) -> float:
         """Monotonic seconds."""
 
+    def is_up(self, name: str) -> bool:
+        """Whether some incarnation holds `name` now."""
+
     def cast(self, to: str | Address, message: Message, *, control: bool = False, trace: str = "") -> None:
         """Send without an answer; never waits.
 
@@ -91,7 +94,10 @@ class Context(Protocol):
     async def send(
         self, to: str | Address, message: Message, *, timeout: float = 30.0, trace: str = ""
     ) -> None:
-        """`cast` that waits for room up to `timeout` seconds, then raises `DeadlineExceeded`."""
+        """`cast` that returns when the message has its place in the mailbox, wherever that is.
+
+        Raises `Overloaded` if it is full (unless it blocks), `DeadlineExceeded` after `timeout` seconds, `ActorDown`.
+        """
 
     async def call(
         self,

@@ -12,9 +12,9 @@ from sgl_actors.actors.microkernel.actor import Actor
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.control import Pulse
 from sgl_actors.actors.microkernel.exchange import Incoming
-from sgl_actors.actors.microkernel.mailbox import Mailbox
+from sgl_actors.actors.microkernel.mailbox import Mailbox, Put
 from sgl_actors.actors.microkernel.wire import VERSION, Down, Envelope, Kind, Message
-from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded, Overloaded
+from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
@@ -52,7 +52,7 @@ class Cell:
         self.config = config
         self.parent = parent
         self.children: list[Cell] = []
-        self.mailbox: Mailbox[Incoming] = Mailbox(actor.mailbox)
+        self.mailbox: Mailbox[Incoming] = Mailbox(actor.mailbox, system.accepted)
         self.state = "starting"
         self.progress = 0
         self.busy_since = 0.0
@@ -132,8 +132,6 @@ class Cell:
                 await self._handle(await self.mailbox.get())
 
     async def _handle(self, request: Incoming) -> None:
-        if self.mailbox.released():
-            self.system.hold(self, on=False)
         if request.cancelled:
             return
         assert self.actor is not None
@@ -200,7 +198,8 @@ class Cell:
         """Put a kernel event on the control lane."""
         if self.state in ("starting", "running"):
             envelope = Envelope(VERSION, Kind.CAST, 0, self.address, self.address, message.TAG, control=True)
-            self.mailbox.put(Incoming(self.system, self, envelope, message), control=True)
+            if self.mailbox.put(Incoming(self.system, self, envelope, message), control=True) is Put.FULL:
+                self.log.error("control lane is full, event lost", message=type(message).__name__)
 
 
 class CellContext:
@@ -217,6 +216,10 @@ class CellContext:
         """See `Context.now`."""
         return self._system.now()
 
+    def is_up(self, name: str) -> bool:
+        """See `Context.is_up`."""
+        return name in self._system.cells or name in self._system.names
+
     def cast(self, to: str | Address, message: Message, *, control: bool = False, trace: str = "") -> None:
         """See `Context.cast`."""
         self._system.cast(self._cell, to, message, control=control, trace=trace)
@@ -225,16 +228,7 @@ class CellContext:
         self, to: str | Address, message: Message, *, timeout: float = 30.0, trace: str = ""
     ) -> None:
         """See `Context.send`."""
-        deadline = self.now() + timeout
-        pause = 0.001
-        while True:
-            try:
-                return self.cast(to, message, trace=trace)
-            except Overloaded:
-                if self.now() + pause >= deadline:
-                    raise DeadlineExceeded(f"no room at {to} within {timeout:g} s") from None
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.05)
+        await self._system.send(self._cell, to, message, timeout=timeout, trace=trace)
 
     async def call(
         self,

@@ -112,9 +112,5 @@ class Terminate(Message):
     reason: str
 
 
-class Hold(Message):
-    """Cast to a sender's kernel: pause data to `name` (`on`), or go on."""
-
-    name: str
-    epoch: int
-    on: bool
+class Accepted(Message):
+    """Answer of a kernel to `Context.send`: the message has its place in the mailbox."""

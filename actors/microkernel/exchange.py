@@ -18,6 +18,7 @@ _KINDS: dict[int, Literal["cast", "call", "stream"]] = {
     Kind.CAST: "cast",
     Kind.CALL: "call",
     Kind.STREAM: "stream",
+    Kind.SEND: "cast",
 }
 
 
@@ -163,7 +164,7 @@ class Incoming:
         self.deadline = port.now() + envelope.timeout if envelope.timeout else None
         self.credit = envelope.credit
         self.cancelled = False
-        self.answered = envelope.kind == Kind.CAST
+        self.answered = self.kind == "cast"
         self._on_cancel: list[Callable[[], None]] = []
         self._on_credit: list[Callable[[], None]] = []
 
@@ -224,6 +225,9 @@ class Incoming:
         if self.cancelled or self.answered:
             return
         self.cancelled = self.answered = True
-        for callback in self._on_cancel:
-            callback()
-        self._on_cancel.clear()
+        callbacks, self._on_cancel = self._on_cancel, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                self.cell.log.exception("on_cancel failed")

@@ -1,6 +1,6 @@
 """The kernel's own actor, ``@``, in every process: keeps the registry's copy, answers pings, starts and stops actors for the root.
 
-Messages in: `NameUp`, `NameDown`, `PeerDown`, `Ping`, `StartActor`, `StopActor`, `Terminate`, `Hold`. Out: `Pong`, `ActorReady`, `ActorExit`.
+Messages in: `NameUp`, `NameDown`, `PeerDown`, `Ping`, `StartActor`, `StopActor`, `Terminate`. Out: `Pong`, `ActorReady`, `ActorExit`.
 It is answered by the process's own loop: a hung loop does not answer. If it crashes, so does its process.
 """
 
@@ -17,7 +17,6 @@ from sgl_actors.actors.microkernel.control import (
     KERNEL,
     ActorExit,
     ActorReady,
-    Hold,
     NameDown,
     NameUp,
     PeerDown,
@@ -56,8 +55,9 @@ class KernelActor(Actor):
         self.system: System = context.config["system"]
         self.root: Address | None = context.config.get("root")
         self.terminated: asyncio.Event = context.config["terminated"]
+        self._loading: dict[tuple[str, int], bool] = {}
 
-    async def receive(self, message: Message, request: Request) -> Message | None:
+    async def receive(self, message: Message, request: Request) -> Message | None:  # noqa: ARG002 - the interface
         """Handle what the root and other kernels say."""
         match message:
             case NameUp():
@@ -66,16 +66,12 @@ class KernelActor(Actor):
                 self.system.name_down(message.address, message.reason)
             case PeerDown():
                 self.system.peer_down(message.endpoint)
-            case Hold():
-                self.system.held(Address(message.name, message.epoch, request.sender.endpoint), on=message.on)
             case Ping():
                 return self._pong()
             case StartActor():
                 self.ctx.task(self._start(message))
             case StopActor():
-                cell = self.system.cells.get(message.name)
-                if cell is not None and cell.address.epoch == message.epoch:
-                    cell.stop(message.reason)
+                self._stop_actor(message)
             case Terminate():
                 self.log.debug("terminating", reason=message.reason)
                 self.terminated.set()
@@ -89,13 +85,26 @@ class KernelActor(Actor):
         ]
         return Pong(pulses, {name: float(count) for name, count in self.system.counters.items()})
 
+    def _stop_actor(self, message: StopActor) -> None:
+        if (message.name, message.epoch) in self._loading:
+            self._loading[message.name, message.epoch] = False
+        cell = self.system.cells.get(message.name)
+        if cell is not None and cell.address.epoch == message.epoch:
+            cell.stop(message.reason)
+
     async def _start(self, message: StartActor) -> None:
         address = Address(message.name, message.epoch, self.system.endpoint)
+        self._loading[message.name, message.epoch] = True
         try:
             actor = await asyncio.to_thread(load_class, message.path)
         except (SglActorsError, Exception) as error:
             self.log.exception("cannot load", path=message.path)
             self._exited(address, Exit(str(error), fatal=isinstance(error, ConfigError)))
+            return
+        finally:
+            wanted = self._loading.pop((message.name, message.epoch))
+        if not wanted:
+            self._exited(address, Exit("stopped while it was loaded", normal=True))
             return
         self.system.spawn(
             actor,

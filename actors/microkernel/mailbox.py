@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
@@ -32,26 +33,27 @@ class Put(Enum):
 
     TAKEN = "taken"
     FULL = "full"
-    HOLD = "hold"
-    """Taken, and senders should pause: only for ``block``, once above three quarters."""
+    WAITING = "waiting"
+    """It gets a place when one is free; `on_place` is called with it then. Only ``block``, only for who waits."""
 
 
 class Mailbox(Generic[T]):
     """FIFO per lane. One consumer."""
 
-    def __init__(self, spec: MailboxSpec) -> None:
+    def __init__(self, spec: MailboxSpec, on_place: Callable[[T], None] = lambda _: None) -> None:
         self.spec = spec
+        self._on_place = on_place
+        self._waiting: deque[T] = deque()
         self.dropped = 0
         self._control: deque[T] = deque()
         self._data: deque[T] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._held = False
 
     def __len__(self) -> int:
-        return len(self._control) + len(self._data)
+        return len(self._control) + len(self._data) + len(self._waiting)
 
-    def put(self, item: T, *, control: bool) -> Put:
-        """Take `item`, or say that its lane is full."""
+    def put(self, item: T, *, control: bool, waits: bool = False) -> Put:
+        """Take `item`, or say that its lane is full. A sender that `waits` is told by `on_place`."""
         if control:
             if len(self._control) >= CONTROL_ROOM * self.spec.capacity:
                 self.dropped += 1
@@ -59,14 +61,14 @@ class Mailbox(Generic[T]):
             self._control.append(item)
         else:
             if len(self._data) >= self.spec.capacity and not self._make_room(item):
+                if waits and self.spec.overflow == "block" and len(self._waiting) < self.spec.capacity:
+                    self._waiting.append(item)
+                    return Put.WAITING
                 self.dropped += 1
                 return Put.FULL
             self._data.append(item)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        if self.spec.overflow == "block" and not self._held and len(self._data) * 4 >= self.spec.capacity * 3:
-            self._held = True
-            return Put.HOLD
         return Put.TAKEN
 
     def _make_room(self, item: T) -> bool:
@@ -85,27 +87,21 @@ class Mailbox(Generic[T]):
             if self._control:
                 return self._control.popleft()
             if self._data:
-                return self._data.popleft()
+                item = self._data.popleft()
+                if self._waiting:
+                    self._data.append(self._waiting.popleft())
+                    self._on_place(self._data[-1])
+                return item
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
 
-    def released(self) -> bool:
-        """True once after a hold, when less than a quarter is left: senders may go on."""
-        if self._held and len(self._data) * 4 <= self.spec.capacity:
-            self._held = False
-            return True
-        return False
-
     def drain(self) -> list[T]:
         """Take everything out (the actor has ended)."""
-        rest = [*self._control, *self._data]
+        rest = [*self._control, *self._data, *self._waiting]
         self._control.clear()
         self._data.clear()
+        self._waiting.clear()
         return rest
-
-    def statistics(self) -> dict[str, int]:
-        """Depth of both lanes and how many were dropped."""
-        return {"control": len(self._control), "data": len(self._data), "dropped": self.dropped}

@@ -26,12 +26,13 @@ class ActorRow(msgspec.Struct, frozen=True):
 
 
 class Actors(Message):
-    """All actors, in the order they were started; `node` holds the node's own facts."""
+    """All actors, in the order they were started; `kernels` is what the kernel of each process counts."""
 
     rows: list[ActorRow]
     ready: bool
     draining: bool = False
     uptime: float = 0.0
+    kernels: dict[str, dict[str, float]] = {}
 
 
 class RestartActor(Message):

@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 PR_SET_PDEATHSIG = 1
 
+KERNEL_CRASHED = 70
+"""Exit code of a process whose kernel actor has crashed."""
+
 
 class Boot(msgspec.Struct, frozen=True):
     """What a child process is told on its standard input."""
@@ -110,7 +113,10 @@ async def live(boot: Boot) -> None:
     )
     await system.open()
     kernel = system.spawn(
-        KernelActor, KERNEL, {"system": system, "root": boot.root, "terminated": terminated}
+        KernelActor,
+        KERNEL,
+        {"system": system, "root": boot.root, "terminated": terminated},
+        on_exit=lambda *_: None if terminated.is_set() else os._exit(KERNEL_CRASHED),
     )
     await kernel.ready.wait()
     hello = Hello(boot.process, boot.endpoint, os.getpid())

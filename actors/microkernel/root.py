@@ -40,7 +40,7 @@ from sgl_actors.actors.microkernel.messages import ActorRow, Actors, Done, ListA
 from sgl_actors.actors.microkernel.process import Boot, Process, resident_bytes
 from sgl_actors.actors.microkernel.supervisor import Begin, Effect, Supervisor
 from sgl_actors.actors.microkernel.wire import Message
-from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest
+from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest, SglActorsError
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
@@ -52,6 +52,8 @@ STARTING_HEARTBEAT = 0.2
 """The same while an actor of it starts: how far it has come is shown to people."""
 HUNG = 4.0
 """Seconds without an answer after which a process is killed."""
+START_SLACK = 5.0
+"""Seconds beyond an actor's own start deadline after which its process is killed."""
 STALLED = 60.0
 """Seconds an actor may spend in one message while others wait for it."""
 
@@ -67,7 +69,7 @@ class Hosted:
         self.hello = False
         self.ending = False
         self.actors: dict[str, Address] = {}
-        self.starting: set[str] = set()
+        self.starting: dict[str, asyncio.TimerHandle] = {}
         self.pulses: dict[str, Pulse] = {}
         self.counters: dict[str, float] = {}
 
@@ -158,24 +160,22 @@ class Root(Actor):
             self._broadcast(PeerDown(host.endpoint))
 
     async def _pulse(self, host: Hosted) -> None:
-        """Ping one process until it ends."""
+        """Ping one process until it ends; kill it when it does not answer."""
         while host.endpoint in self._hosts:
             try:
                 pong = await self.ctx.call(host.kernel, Ping(), Pong, timeout=HUNG, control=True)
-            except ActorDown:
-                return
-            except DeadlineExceeded:
-                if host.process is not None and not host.starting:
-                    self.log.warning("process does not answer, killed", process=host.name, seconds=HUNG)
+            except SglActorsError as error:
+                if isinstance(error, DeadlineExceeded) and host.starting:
+                    continue
+                if host.process is not None and host.endpoint in self._hosts:
+                    self.log.warning("process does not answer, killed", process=host.name, why=error.code)
                     host.process.kill()
-                continue
+                return
             host.counters = pong.counters
             host.pulses = {pulse.name: pulse for pulse in pong.pulses}
             for pulse in pong.pulses:
                 if pulse.busy > STALLED and pulse.mailbox and pulse.name in host.actors:
-                    self.log.error(
-                        "actor is stuck in one message, stopped", stuck=pulse.name, seconds=round(pulse.busy)
-                    )
+                    self.log.error("actor is stuck in one message, stopped", stuck=pulse.name)
                     address = host.actors[pulse.name]
                     self.ctx.cast(host.kernel, StopActor(address.name, address.epoch, "stuck"), control=True)
             await asyncio.sleep(STARTING_HEARTBEAT if host.starting else HEARTBEAT)
@@ -192,15 +192,27 @@ class Root(Actor):
     def _process_ended(self, host: Hosted, code: int) -> None:
         self._forget(host)
         reason = f"killed by signal {-code}" if code < 0 else f"process exited with {code}"
-        normal = host.ending and code == 0
-        names = [*host.actors, *(name for name in host.starting if name not in host.actors)]
+        names = [name for name, where in self._where.items() if where is host]
         for name in names:
+            del self._where[name]
+            self._settle(host, name)
             address = host.actors.get(name)
             if address is not None:
                 self._announce_down(address, reason)
-            if self._where.get(name) is host:
-                del self._where[name]
-                self._child_exited(name, reason, normal=normal)
+        counted = False
+        for name in names:
+            child = self.supervisor.children[name]
+            if name not in self._where and child.state != "idle":
+                failed = child.state != "stopping"
+                self._child_exited(name, reason, normal=host.ending and code == 0, same_cause=counted)
+                counted = counted or failed
+
+    @staticmethod
+    def _settle(host: Hosted, name: str) -> None:
+        """It is no longer starting."""
+        timer = host.starting.pop(name, None)
+        if timer is not None:
+            timer.cancel()
 
     # -- actors -------------------------------------------------------------------------------------------
 
@@ -228,9 +240,18 @@ class Root(Actor):
         if host is None:
             host = self._spawn(spec.process)
         self._where[name] = host
-        host.starting.add(name)
+        limit = spec.start_timeout + START_SLACK
+        host.starting[name] = asyncio.get_running_loop().call_later(
+            limit, self._start_expired, host, name, limit
+        )
         if host.hello:
             self._send_start(host, name)
+
+    def _start_expired(self, host: Hosted, name: str, seconds: float) -> None:
+        """Its own deadline did not end it: its loop hangs, or the process never came to say hello."""
+        if name in host.starting and host.process is not None:
+            self.log.error("did not start in time, process killed", late=name, seconds=seconds)
+            host.process.kill()
 
     def _send_start(self, host: Hosted, name: str) -> None:
         spec = self.supervisor.children[name].spec
@@ -255,21 +276,28 @@ class Root(Actor):
                 self.ctx.cast(host.kernel, Terminate("stopped"), control=True)
             elif host.process is not None:
                 host.process.kill()
-            self.ctx.task(self._kill_later(host, spec.shutdown))
+            self.ctx.task(self._kill_later(host, name, spec.shutdown))
         elif address is not None:
             self.ctx.cast(host.kernel, StopActor(name, address.epoch, "stopped"), control=True)
+            self.ctx.task(self._kill_later(host, name, spec.shutdown))
+        else:
+            self._settle(host, name)
+            del self._where[name]
+            self._child_exited(name, "stopped before it was started", normal=True)
 
-    async def _kill_later(self, host: Hosted, seconds: float) -> None:
+    async def _kill_later(self, host: Hosted, name: str, seconds: float) -> None:
+        """Kill the process if the actor it holds has not stopped by then."""
+        address = host.actors.get(name)
         await asyncio.sleep(seconds)
-        if host.process is not None and host.endpoint in self._hosts:
-            self.log.warning("did not stop in time, killed", process=host.name, seconds=seconds)
+        if host.process is not None and self._where.get(name) is host and host.actors.get(name) == address:
+            self.log.warning("did not stop in time, process killed", late=name, seconds=seconds)
             host.process.kill()
 
     def _ready(self, address: Address) -> None:
         host = self._where.get(address.name)
         if host is None or host.actors.get(address.name) != address or host.ending:
             return
-        host.starting.discard(address.name)
+        self._settle(host, address.name)
         self.system.name_up(address)
         self._broadcast(NameUp(address))
         self.log.info("up", name=str(address), process=host.name)
@@ -290,15 +318,20 @@ class Root(Actor):
             return
         del self._where[address.name]
         del host.actors[address.name]
-        host.starting.discard(address.name)
+        self._settle(host, address.name)
         host.pulses.pop(address.name, None)
         self._child_exited(address.name, reason, normal=normal, fatal=fatal)
 
-    def _child_exited(self, name: str, reason: str, *, normal: bool, fatal: bool = False) -> None:
+    def _child_exited(
+        self, name: str, reason: str, *, normal: bool, fatal: bool = False, same_cause: bool = False
+    ) -> None:
         state = self.supervisor.children[name].state
         if state != "stopping":
             self.log.error("down", name=name, reason=reason)
-        self._apply(self.supervisor.exited(name, reason, self.ctx.now(), normal=normal, fatal=fatal))
+        now = self.ctx.now()
+        self._apply(
+            self.supervisor.exited(name, reason, now, normal=normal, fatal=fatal, same_cause=same_cause)
+        )
 
     def statistics_of(self, name: str) -> dict[str, float]:
         """An actor's counters as of the last pulse; also while it starts."""
@@ -328,7 +361,11 @@ class Root(Actor):
                 )
             )
         return Actors(
-            rows, self.supervisor.ready and not self.draining, self.draining, self.ctx.now() - self._began
+            rows,
+            self.supervisor.ready and not self.draining,
+            self.draining,
+            self.ctx.now() - self._began,
+            {host.name: host.counters for host in self._hosts.values() if host.process is not None},
         )
 
     def _restart(self, name: str, request: Request) -> None:

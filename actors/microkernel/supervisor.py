@@ -96,7 +96,8 @@ class Supervisor:
     def ready(self) -> bool:
         """Every child that should run does."""
         return not self.closing and all(
-            child.state == "running" or child.spec.restart == "temporary" for child in self.children.values()
+            child.state == "running" or (child.state == "idle" and child.spec.restart != "permanent")
+            for child in self.children.values()
         )
 
     def begin(self) -> list[Effect]:
@@ -129,9 +130,19 @@ class Supervisor:
         return [End(name)]
 
     def exited(
-        self, name: str, reason: str, now: float, *, normal: bool = False, fatal: bool = False
+        self,
+        name: str,
+        reason: str,
+        now: float,
+        *,
+        normal: bool = False,
+        fatal: bool = False,
+        same_cause: bool = False,
     ) -> list[Effect]:
-        """A child has ended, asked to or not. `fatal`: a restart cannot help, escalate."""
+        """A child has ended, asked to or not.
+
+        `fatal`: a restart cannot help, escalate. `same_cause`: it ended with another that has been counted (one process held both).
+        """
         child = self.children[name]
         asked = child.state == "stopping"
         child.state = "idle"
@@ -143,7 +154,8 @@ class Supervisor:
             return self._escalate(reason)
         if child.spec.restart == "temporary" or (child.spec.restart == "transient" and normal):
             return []
-        self._causes.append((now, f"{name}: {reason}"))
+        if not same_cause:
+            self._causes.append((now, f"{name}: {reason}"))
         while self._causes and self._causes[0][0] < now - self.period:
             self._causes.popleft()
         if len(self._causes) > self.intensity:

@@ -15,14 +15,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from sgl_actors.actors.microkernel.actor import Actor, Request
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.cell import Cell, Exit
-from sgl_actors.actors.microkernel.control import KERNEL, Hold
+from sgl_actors.actors.microkernel.control import KERNEL, Accepted
 from sgl_actors.actors.microkernel.exchange import Incoming, Pending, PendingCall, PendingStream
 from sgl_actors.actors.microkernel.mailbox import Put
+from sgl_actors.actors.microkernel.registry import Registry
 from sgl_actors.actors.microkernel.transport import Frames, Transport
 from sgl_actors.actors.microkernel.wire import (
     VERSION,
@@ -36,9 +38,10 @@ from sgl_actors.actors.microkernel.wire import (
     decode_message,
     encode,
 )
-from sgl_actors.errors import ActorDown, InvalidRequest, Overloaded, ProtocolError
+from sgl_actors.errors import ActorDown, InvalidRequest, NodeGone, Overloaded, ProtocolError, SglActorsError
 
 M = TypeVar("M", bound=Message)
+_QUESTIONS = (Kind.CALL, Kind.STREAM, Kind.SEND)
 _ANSWERS = (Kind.REPLY, Kind.ITEM, Kind.END, Kind.FAULT)
 
 LoggerFactory = Callable[[Address], structlog.stdlib.BoundLogger]
@@ -71,7 +74,7 @@ class System:
         self.endpoint = transport.endpoint
         self.config: Mapping[str, Any] = config or {}
         self.counters: Counter[str] = Counter()
-        self.names: dict[str, Address] = {}
+        self.registry = Registry()
         self.cells: dict[str, Cell] = {}
         self.logger = logger or (
             lambda address: structlog.get_logger(actor=address.name, epoch=address.epoch)
@@ -83,8 +86,6 @@ class System:
         self._pending: dict[int, Pending] = {}
         self._incoming: dict[tuple[str, int], Incoming] = {}
         self._monitors: dict[Address, set[Address]] = {}
-        self._held: set[Address] = set()
-        self._senders: dict[Cell, set[Address]] = {}
         self._tombstones: dict[tuple[str, int], None] = {}
         self._main: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
@@ -166,63 +167,72 @@ class System:
         for id_, pending in [(i, p) for i, p in self._pending.items() if p.owner is cell]:
             pending.fail(down)
             self._drop_pending(id_, cancel=True)
-        self.hold(cell, on=False)
-        self._senders.pop(cell, None)
         self.address_down(cell.address, reason)
 
     # -- registry -----------------------------------------------------------------------------------------
 
+    @property
+    def names(self) -> Mapping[str, Address]:
+        """Who holds which name."""
+        return self.registry.names
+
     def name_up(self, address: Address) -> None:
         """The root announces an incarnation as the holder of its name."""
         old = self.names.get(address.name)
-        if old is not None and old.epoch >= address.epoch:
+        if not self.registry.up(address):
             return
         if old is not None:
-            self.name_down(old, "replaced")
-        self.names[address.name] = address
+            self.address_down(old, "replaced")
         self._tell_watchers(address.name, Up(address))
 
     def name_down(self, address: Address, reason: str) -> None:
         """The root announces that an incarnation has ended."""
-        if self.names.get(address.name) == address:
-            del self.names[address.name]
+        if self.registry.down(address):
             self._tell_watchers(address.name, Down(address, reason))
         self.address_down(address, reason)
 
     def address_down(self, address: Address, reason: str) -> None:
         """Fail what waits for that incarnation and tell its monitors."""
-        self._held.discard(address)
-        error = ActorDown(f"{address} has ended: {reason}")
-        for id_, pending in [(i, p) for i, p in self._pending.items() if p.to == address]:
+        self._fail_pending(lambda to: to == address, ActorDown(f"{address} has ended: {reason}"))
+        for watcher in self._monitors.pop(address, ()):
+            self._tell_down(watcher, address, reason)
+
+    def _tell_down(self, watcher: Address, address: Address, reason: str) -> None:
+        cell = self._cell(watcher) if watcher.endpoint == self.endpoint else None
+        if cell is not None:
+            cell.tell(Down(address, reason))
+        elif watcher.endpoint != self.endpoint:
+            envelope = Envelope(VERSION, Kind.DOWN, 0, watcher, address, Down.TAG)
+            self._send(envelope, Down(address, reason), reserved=True)
+
+    def _fail_pending(self, concerned: Callable[[Address], bool], error: SglActorsError) -> None:
+        for id_, pending in [(i, p) for i, p in self._pending.items() if concerned(p.to)]:
             pending.fail(error)
             self._drop_pending(id_)
-        for watcher in self._monitors.pop(address, ()):
-            if watcher.endpoint == self.endpoint:
-                cell = self._cell(watcher)
-                if cell is not None:
-                    cell.tell(Down(address, reason))
-            else:
-                self._send(
-                    Envelope(VERSION, Kind.DOWN, 0, watcher, address, Down.TAG),
-                    Down(address, reason),
-                    reserved=True,
-                )
 
-    def peer_down(self, endpoint: str) -> None:
+    def peer_down(self, endpoint: str, error: SglActorsError | None = None) -> None:
         """A process is gone with all that was in it."""
-        for name, address in list(self.names.items()):
-            if address.endpoint == endpoint:
-                self.name_down(self.names[name], "process gone")
+        for address in self.registry.forget_process(endpoint):
+            self.name_down(address, "process gone")
         for address in [a for a in self._monitors if a.endpoint == endpoint]:
             self.address_down(address, "process gone")
-        for id_, pending in [(i, p) for i, p in self._pending.items() if p.to.endpoint == endpoint]:
-            pending.fail(ActorDown(f"{pending.to} has ended: process gone"))
-            self._drop_pending(id_)
+        for watchers in self._monitors.values():
+            watchers -= {watcher for watcher in watchers if watcher.endpoint == endpoint}
+        self._fail_pending(
+            lambda to: to.endpoint == endpoint, error or ActorDown(f"the process at {endpoint} is gone")
+        )
         for key, request in [(k, r) for k, r in self._incoming.items() if k[0] == endpoint]:
             self._incoming.pop(key, None)
             request.cell.requests.discard(request)
             request.cancel()
         self.transport.drop(endpoint)
+
+    def node_down(self) -> None:
+        """The root is gone, and with it every process of its node: nothing that is asked for will be answered."""
+        self.registry.node_gone = True
+        self._fail_pending(lambda to: to.endpoint != self.endpoint, NodeGone("the node has ended"))
+        for endpoint in {address.endpoint for address in self.names.values()} - {self.endpoint}:
+            self.peer_down(endpoint)
 
     def lost(self, endpoint: str) -> None:
         """A watched connection broke off."""
@@ -243,11 +253,12 @@ class System:
 
     def monitor(self, cell: Cell, address: Address) -> None:
         """See `Context.monitor`."""
-        if address.endpoint == self.endpoint and self._cell(address) is None:
+        here = address.endpoint == self.endpoint
+        if self.registry.is_over(address) or (here and self._cell(address) is None):
             cell.tell(Down(address, "no such incarnation"))
             return
         self._monitors.setdefault(address, set()).add(cell.address)
-        if address.endpoint != self.endpoint:
+        if not here:
             self._send(Envelope(VERSION, Kind.MONITOR, 0, address, cell.address), None, reserved=True)
 
     # -- asking -------------------------------------------------------------------------------------------
@@ -255,17 +266,11 @@ class System:
     def resolve(self, to: str | Address) -> Address:
         """The incarnation meant; `ActorDown` if nobody holds the name or that epoch is over."""
         if isinstance(to, Address):
-            holder = self.names.get(to.name)
-            if holder is not None and holder.endpoint == to.endpoint and holder.epoch > to.epoch > 0:
-                raise ActorDown(f"{to} has ended, {holder} holds its name")
+            if self.registry.is_over(to):
+                raise ActorDown(f"{to} has ended")
             return to
         cell = self.cells.get(to)
-        if cell is not None:
-            return cell.address
-        address = self.names.get(to)
-        if address is None:
-            raise ActorDown(f"no actor {to!r} is up")
-        return address
+        return cell.address if cell is not None else self.registry.resolve(to)
 
     def cast(self, cell: Cell, to: str | Address, message: Message, *, control: bool, trace: str) -> None:
         """See `Context.cast`."""
@@ -274,12 +279,21 @@ class System:
         except ActorDown:
             self._dead_letter("unknown receiver", str(to), message.TAG)
             return
-        if address in self._held and not control:
-            raise Overloaded(f"{address} asked its senders to pause")
         envelope = Envelope(
             VERSION, Kind.CAST, 0, address, cell.address, message.TAG, control=control, trace=trace
         )
         self._send(envelope, message, reserved=control)
+
+    async def send(
+        self, cell: Cell, to: str | Address, message: Message, *, timeout: float, trace: str
+    ) -> None:
+        """See `Context.send`."""
+        pending = PendingCall(self.resolve(to), cell, trace)
+        id_ = self._ask(Kind.SEND, pending, message, timeout=timeout, control=False)
+        try:
+            await pending.future
+        finally:
+            self._drop_pending(id_, cancel=not pending.closed)
 
     def _ask(
         self,
@@ -392,12 +406,20 @@ class System:
                 self.route(envelope, message)
             return
         first, second = encode(envelope, message)
+        if envelope.to.endpoint in self.registry.gone:
+            if envelope.kind in _QUESTIONS:
+                raise ActorDown(f"the process of {envelope.to} is gone")
+            self._dead_letter("process gone", str(envelope.to), envelope.tag)
+            return
         try:
             self.transport.send(envelope.to.endpoint, first, second, reserved=reserved)
-        except Overloaded:
-            if envelope.kind in (Kind.CAST, Kind.CALL, Kind.STREAM):
+        except SglActorsError as error:
+            if envelope.kind in (Kind.CAST, *_QUESTIONS):
                 raise
-            self._dead_letter("queue full", str(envelope.to), envelope.tag)
+            self._dead_letter(error.code, str(envelope.to), envelope.tag)
+            if envelope.kind in (Kind.REPLY, Kind.ITEM, Kind.END) and not isinstance(error, Overloaded):
+                fault = msgspec.structs.replace(envelope, kind=Kind.FAULT, tag=Fault.TAG)
+                self._send(fault, Fault.of(error), reserved=True)
 
     def deliver(self, frames: Frames) -> None:
         """Take frames from the transport. What cannot be decoded is counted and dropped."""
@@ -436,7 +458,7 @@ class System:
     def route(self, envelope: Envelope, message: Message | None) -> None:
         """Hand a decoded message to whom it concerns."""
         kind = envelope.kind
-        if kind in (Kind.CAST, Kind.CALL, Kind.STREAM):
+        if kind == Kind.CAST or kind in _QUESTIONS:
             if message is None:
                 raise ProtocolError("no payload")
             self._route_request(envelope, message)
@@ -479,8 +501,7 @@ class System:
         return cell
 
     def _route_request(self, envelope: Envelope, message: Message) -> None:
-        holder = self.names.get(envelope.frm.name)
-        if holder is not None and holder.epoch > envelope.frm.epoch:
+        if self.registry.is_over(envelope.frm):
             self._dead_letter("sender's epoch is over", str(envelope.frm), envelope.tag)
             return
         cell = self._cell(envelope.to)
@@ -493,40 +514,23 @@ class System:
             del self._tombstones[key]
             return
         request = Incoming(self, cell, envelope, message)
-        put = cell.mailbox.put(request, control=envelope.control)
+        sends = envelope.kind == Kind.SEND
+        put = cell.mailbox.put(request, control=envelope.control, waits=sends)
         if put is Put.FULL:
             self._dead_letter("mailbox full", str(envelope.to), envelope.tag)
-            self._refuse(
-                envelope,
-                Overloaded(f"mailbox of {cell.address} is full ({cell.mailbox.spec.capacity} messages)"),
-            )
-            return
-        if envelope.kind != Kind.CAST:
+            full = f"mailbox of {cell.address} is full ({cell.mailbox.spec.capacity} messages)"
+            self._refuse(envelope, Overloaded(full))
+        elif envelope.kind in (Kind.CALL, Kind.STREAM):
             self._incoming[key] = request
             cell.requests.add(request)
-        if cell.mailbox.spec.overflow == "block":
-            self._senders.setdefault(cell, set()).add(Address(KERNEL, 0, envelope.frm.endpoint))
-            if put is Put.HOLD:
-                self.hold(cell, on=True)
+        elif sends and put is Put.TAKEN:
+            self.accepted(request)
+
+    def accepted(self, request: Incoming) -> None:
+        """A message sent with `Kind.SEND` has its place in the mailbox: tell the sender."""
+        self.answer(request, Kind.REPLY, Accepted())
 
     def _refuse(self, envelope: Envelope, error: Exception) -> None:
-        if envelope.kind in (Kind.CALL, Kind.STREAM):
+        if envelope.kind in _QUESTIONS:
             answer = Envelope(VERSION, Kind.FAULT, envelope.id, envelope.frm, envelope.to, Fault.TAG)
             self._send(answer, Fault.of(error), reserved=True)
-
-    def hold(self, cell: Cell, *, on: bool) -> None:
-        """Have every sender of `cell` pause, or go on."""
-        message = Hold(cell.address.name, cell.address.epoch, on)
-        for kernel in self._senders.get(cell, ()):
-            if kernel.endpoint == self.endpoint:
-                self.held(cell.address, on=on)
-            else:
-                envelope = Envelope(VERSION, Kind.CAST, 0, kernel, cell.address, message.TAG, control=True)
-                self._send(envelope, message, reserved=True)
-
-    def held(self, address: Address, *, on: bool) -> None:
-        """A receiver asks this process to pause sending to it, or lets it go on."""
-        if on:
-            self._held.add(address)
-        else:
-            self._held.discard(address)

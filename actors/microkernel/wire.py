@@ -32,6 +32,9 @@ class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         super().__init_subclass__(**kwargs)
         folder = ".".join(cls.__module__.split(".")[-2:-1]) or cls.__module__
         cls.TAG = f"{folder}.{cls.__qualname__}"
+        known = Message.TYPES.get(cls.TAG)
+        if known is not None and known.__module__ != cls.__module__:
+            raise TypeError(f"{cls.__module__} and {known.__module__} both define message {cls.TAG}")
         Message.TYPES[cls.TAG] = cls
 
 
@@ -49,6 +52,8 @@ class Kind(IntEnum):
     CREDIT = 8
     DOWN = 9
     MONITOR = 10
+    SEND = 11
+    """A cast whose sender waits until it has a place in the mailbox."""
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

@@ -16,7 +16,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from sgl_actors.actors.microkernel.transport import Deliver, Frames, Lost
-from sgl_actors.errors import Overloaded
+from sgl_actors.errors import InvalidRequest, Overloaded
 
 CAPACITY = 8192
 """Messages queued for one peer at most; as many again for replies and control."""
@@ -57,7 +57,7 @@ class ZmqTransport:
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
         self._router.setsockopt(zmq.RCVHWM, CAPACITY)
-        self._router.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+        self._router.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_FRAME)
         self._router.bind(endpoint)
         self._peers: dict[str, _Peer] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -86,6 +86,8 @@ class ZmqTransport:
 
     def send(self, endpoint: str, envelope: bytes, payload: bytes, *, reserved: bool) -> None:
         """See `Transport.send`."""
+        if len(payload) > MAX_FRAME:
+            raise InvalidRequest(f"a message of {len(payload)} bytes; at most {MAX_FRAME} travel")
         peer = self._peers.get(endpoint) or self._connect(endpoint)
         if len(peer.outbox) >= CAPACITY * (2 if reserved else 1):
             raise Overloaded(f"queue to {endpoint} is full ({CAPACITY} messages)")
@@ -98,7 +100,7 @@ class ZmqTransport:
         socket = self._context.socket(zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 500),
-            (zmq.SNDHWM, CAPACITY),
+            (zmq.SNDHWM, CAPACITY // BATCH),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, TIMEOUT_MS),
             (zmq.HEARTBEAT_TTL, TIMEOUT_MS),

@@ -28,10 +28,13 @@ from sgl_actors.actors.tokenizer.messages import (
     TokenizerInfo,
 )
 from sgl_actors.actors.worker.messages import ModelInfo
-from sgl_actors.errors import ActorDown, DeadlineExceeded, NotReady, error_class
+from sgl_actors.errors import ActorDown, DeadlineExceeded, NodeGone, SglActorsError, error_class
 
 RETRY_DELAY = 0.05
-"""Seconds between two attempts while an actor is being restarted."""
+"""Seconds between two looks while an actor is being restarted."""
+
+PATIENCE = 60.0
+"""Seconds that an actor may be away before who needs it gives up."""
 
 M = TypeVar("M", bound=Message)
 
@@ -68,23 +71,34 @@ class NodeClient:
             if left <= 0:
                 raise DeadlineExceeded(f"request {request.id}: no answer within {timeout:g} s")
             attempt = msgspec.structs.replace(request, output=list(received))
+            failure: SglActorsError | None = None
             try:
-                async with aclosing(
-                    cast("_Stream", self.ctx.stream("tokenizer", attempt, timeout=left, trace=trace))
-                ) as stream:
+                stream = cast("_Stream", self.ctx.stream("tokenizer", attempt, timeout=left, trace=trace))
+                async with aclosing(stream):
                     async for message in stream:
                         chunk = _without_known(cast("Chunk", message), len(received), first=first)
                         if chunk.finish is not None and chunk.finish.reason == "error":
-                            raise error_class(chunk.finish.code)(chunk.finish.message)
+                            failure = error_class(chunk.finish.code)(chunk.finish.message)
+                            break
                         received += chunk.token_ids
                         first = False
                         yield chunk
                         if chunk.finish is not None:
                             return
-            except (ActorDown, NotReady):
-                if self.ctx.now() + RETRY_DELAY >= deadline:
-                    raise
-                await asyncio.sleep(RETRY_DELAY)
+            except ActorDown as error:
+                await self._wait_for("tokenizer", error, deadline)
+                continue
+            assert failure is not None, "a stream ended without a finish"
+            raise failure
+
+    async def _wait_for(self, name: str, error: ActorDown, deadline: float) -> None:
+        """Return when somebody holds `name` again; raise `error` if the node is gone, or after `PATIENCE` seconds."""
+        until = min(deadline, self.ctx.now() + PATIENCE)
+        while not isinstance(error, NodeGone) and self.ctx.now() + RETRY_DELAY < until:
+            await asyncio.sleep(RETRY_DELAY)
+            if self.ctx.is_up(name):
+                return
+        raise error
 
     async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
         """Run `generate` to its end and return everything as one chunk."""
@@ -120,10 +134,8 @@ class NodeClient:
         while True:
             try:
                 return await self.ctx.call(to, message, expect, timeout=max(0.001, deadline - self.ctx.now()))
-            except (ActorDown, NotReady):
-                if self.ctx.now() + RETRY_DELAY >= deadline:
-                    raise
-                await asyncio.sleep(RETRY_DELAY)
+            except ActorDown as error:
+                await self._wait_for(to, error, deadline)
 
 
 class _Stream(AsyncIterator[Message]):

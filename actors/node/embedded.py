@@ -28,7 +28,7 @@ from sgl_actors.actors.microkernel.root import ROOT
 from sgl_actors.actors.microkernel.system import LoggerFactory, Outside, System
 from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
 from sgl_actors.actors.node.record import read_record
-from sgl_actors.errors import ActorDown, DeadlineExceeded, NotReady, SglActorsError, error_class
+from sgl_actors.errors import ActorDown, DeadlineExceeded, NotReady, error_class
 
 JOIN_TIMEOUT = 10.0
 """Seconds to reach a node that should be running."""
@@ -83,13 +83,21 @@ async def join(endpoint: str) -> NodeHandle:
     try:
         hello = Hello(label, system.endpoint, os.getpid(), client=True)
         table = await kernel.context.call(root, hello, Table, timeout=JOIN_TIMEOUT, control=True)
-    except (ActorDown, DeadlineExceeded) as error:
+    except BaseException as error:
         await system.close()
-        raise NotReady(f"no node answers at {endpoint}") from error
+        if isinstance(error, ActorDown | DeadlineExceeded):
+            raise NotReady(f"no node answers at {endpoint}") from error
+        raise
     for address in table.names:
         system.name_up(address)
+
+    def lost(_: str) -> None:
+        record = read_record(folder)
+        if record is None or not record.alive:
+            system.node_down()
+
+    system.on_lost = lost
     system.transport.watch(endpoint)
-    system.on_lost = system.peer_down
     return NodeHandle(system)
 
 
@@ -146,21 +154,24 @@ async def open_node(config: str | None = None, *, flags: dict[str, str] | None =
     try:
         async with asyncio.timeout(START_TIMEOUT):
             line = await asyncio.to_thread(child.stdout.readline)
-    except TimeoutError:
-        child.kill()
-        raise NotReady(f"the embedded node was not ready in {START_TIMEOUT:g} s") from None
+        handle = await join(_endpoint(line))
+    except BaseException as error:
+        child.kill()  # ends the read, too: nothing may wait for a node that nobody will use
+        await asyncio.shield(asyncio.to_thread(child.wait))
+        folder.cleanup()
+        if isinstance(error, TimeoutError):
+            raise NotReady(f"the embedded node was not ready in {START_TIMEOUT:g} s") from None
+        raise
     finally:
         child.stdout.close()
-    ready = msgspec.json.decode(line, type=Ready) if line else Ready(error="not_ready:its process ended")
-    if ready.error:
-        await asyncio.to_thread(child.wait)
-        folder.cleanup()
-        raise _error(ready.error)
-    handle = await join(ready.endpoint)
     handle._child, handle._folder = child, folder  # noqa: SLF001 - made here
     return handle
 
 
-def _error(text: str) -> SglActorsError:
-    code, _, message = text.partition(":")
-    return error_class(code)(message)
+def _endpoint(line: bytes) -> str:
+    """Where the node that said `line` listens; raises what it said instead."""
+    ready = msgspec.json.decode(line, type=Ready) if line else Ready(error="not_ready:its process ended")
+    if ready.error:
+        code, _, message = ready.error.partition(":")
+        raise error_class(code)(message)
+    return ready.endpoint

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from sgl_actors.actors.microkernel.address import Address
-from sgl_actors.actors.microkernel.cell import Cell
+from sgl_actors.actors.microkernel.cell import Cell, Exit
 from sgl_actors.actors.microkernel.control import KERNEL
 from sgl_actors.actors.microkernel.kernel import KernelActor
 from sgl_actors.actors.microkernel.process import Boot
@@ -129,7 +129,7 @@ class RunningNode:
         await self.system.open()
         nothing = {"system": self.system, "terminated": asyncio.Event()}
         self.system.spawn(KernelActor, KERNEL, nothing)
-        cell = self.system.spawn(NodeRoot, ROOT, self._root_config, epoch=1)
+        cell = self.system.spawn(NodeRoot, ROOT, self._root_config, epoch=1, on_exit=self._root_ended)
         await cell.ready.wait()
         record = NodeRecord(
             self.endpoint, os.getpid(), self.url, self.config.node.name, str(self.config.log_dir)
@@ -138,6 +138,12 @@ class RunningNode:
         temporary.write_bytes(msgspec.json.encode(record))
         temporary.replace(self._record_file)
         return cell
+
+    def _root_ended(self, _: Address, exit_: Exit) -> None:
+        """Without its root a node cannot go on."""
+        if not exit_.normal:
+            self.supervisor.failed = self.supervisor.failed or f"root: {exit_.reason}"
+        self.done.set()
 
     def stop_on_signals(self, cell: Cell) -> None:
         """Have SIGINT and SIGTERM drain and stop the node; the second one stops at once."""

@@ -97,6 +97,13 @@ class ActorDown(SglActorsError):
     retryable = True
 
 
+class NodeGone(ActorDown):
+    """The node that was asked has ended; nothing of it comes back. Start one and connect again."""
+
+    code = "node_gone"
+    retryable = False
+
+
 class DeadlineExceeded(SglActorsError):
     """The answer did not come before the deadline. The work was cancelled; retry with more time."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sgl_actors.actors.microkernel import Actor, Address, Context, Down, MailboxSpec, Message, Request, Up
+from sgl_actors.actors.microkernel import Actor, Context, Down, MailboxSpec, Message, Request, Up
 from sgl_actors.errors import InvalidRequest
 
 
@@ -131,6 +131,20 @@ class Broken(Actor):
         raise RuntimeError("cannot start")
 
 
+class BlockedStart(Echo):
+    """Blocks its event loop while it starts."""
+
+    async def start(self) -> None:
+        time.sleep(60)
+
+
+class SlowStart(Echo):
+    """Takes long to start, without blocking."""
+
+    async def start(self) -> None:
+        await asyncio.sleep(60)
+
+
 class Narrow(Echo):
     """A mailbox of two, rejecting."""
 
@@ -147,9 +161,3 @@ class Blocking(Echo):
     """A mailbox of eight whose senders wait."""
 
     mailbox: ClassVar[MailboxSpec] = MailboxSpec(capacity=8, overflow="block")
-
-
-def address_of(context: Any) -> Address:
-    """For readability in tests."""
-    address: Address = context.address
-    return address

@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from sgl_actors.actors.microkernel import Address, Down
+from sgl_actors.actors.microkernel import Address
 from sgl_actors.errors import (
     ActorDown,
     DeadlineExceeded,
     InvalidRequest,
+    NodeGone,
     Overloaded,
     ProtocolError,
     RemoteError,
@@ -229,36 +230,113 @@ async def test_closing_a_stream_cancels_it(pair: Any) -> None:
     assert await until(pair.ctx, lambda words: "stream cancelled" in words)
 
 
+async def blocked(pair: Any, kind: type) -> Any:
+    """An actor that is busy with its first message until `release` is called, so that its mailbox fills."""
+    cell = await up(pair, kind)
+    gate = asyncio.Event()
+    receive = cell.actor.receive
+
+    async def wait_first(message: Any, request: Any) -> Any:
+        await gate.wait()
+        return await receive(message, request)
+
+    cell.actor.receive = wait_first
+    cell.release = gate.set
+    pair.ctx.cast("echo", Say("first"))
+    while not cell.busy_since:
+        await asyncio.sleep(0)
+    return cell
+
+
 async def test_full_mailbox_rejects(pair: Any) -> None:
     """A full mailbox refuses calls with `Overloaded`; control goes through all the same."""
-    cell = await up(pair, Narrow)
-    pair.ctx.cast("echo", Count(0))
-    calls = [asyncio.create_task(pair.ctx.call("echo", Say(str(n)), Say, timeout=5)) for n in range(50)]
+    cell = await blocked(pair, Narrow)
+    calls = [asyncio.create_task(pair.ctx.call("echo", Say(str(n)), Say, timeout=5)) for n in range(5)]
+    control = asyncio.create_task(pair.ctx.call("echo", Heard(), Words, timeout=5, control=True))
+    while cell.mailbox.dropped < 3:
+        await asyncio.sleep(0)
+    cell.release()
     results = await asyncio.gather(*calls, return_exceptions=True)
-    refused = [r for r in results if isinstance(r, Overloaded)]
-    assert refused
-    assert len(refused) == cell.mailbox.dropped
-    assert all(isinstance(r, Say | Overloaded) for r in results)
+    assert [type(result) for result in results] == [Say, Say, Overloaded, Overloaded, Overloaded]
+    assert (await control).words == ["first"]
 
 
 async def test_latest_keeps_the_newest(pair: Any) -> None:
-    """With `latest`, the newest message of a kind survives an overflow."""
-    await up(pair, Latest)
+    """With `latest`, a full mailbox keeps the newest messages of a kind."""
+    cell = await blocked(pair, Latest)
     for number in range(50):
         pair.ctx.cast("echo", Say(str(number)))
-    words = await until(pair.ctx, lambda words: "49" in words)
-    assert len(words) <= 50
+    while cell.mailbox.dropped < 48:
+        await asyncio.sleep(0)
+    cell.release()
+    assert await until(pair.ctx, lambda words: "49" in words) == ["first", "48", "49"]
 
 
-async def test_blocked_senders_wait(pair: Any) -> None:
-    """With `block`, `send` waits for room and nothing is lost."""
-    await up(pair, Blocking)
-    for number in range(200):
-        await pair.ctx.send("echo", Say(str(number)), timeout=10)
-        if number % 5 == 4:
-            await pair.ctx.call("echo", Heard(), Words, timeout=5, control=True)
-    words = await until(pair.ctx, lambda words: len(words) == 200)
-    assert words == [str(n) for n in range(200)]
+async def test_send_waits_for_a_place(pair: Any) -> None:
+    """With `block`, `send` returns only when its message has a place, and nothing is lost."""
+    cell = await blocked(pair, Blocking)
+    sent: list[int] = []
+
+    async def send_all() -> None:
+        for number in range(40):
+            await pair.ctx.send("echo", Say(str(number)), timeout=10)
+            sent.append(number)
+
+    sending = asyncio.create_task(send_all())
+    while len(cell.mailbox) < 9:
+        await asyncio.sleep(0)
+    assert len(sent) <= 8
+    assert not sending.done()
+    cell.release()
+    await sending
+    assert await until(pair.ctx, lambda words: len(words) == 41) == ["first", *(str(n) for n in range(40))]
+
+
+async def test_send_to_a_full_mailbox_that_does_not_block(pair: Any) -> None:
+    """`send` to a mailbox that rejects says so instead of waiting."""
+    cell = await blocked(pair, Narrow)
+    for number in range(2):
+        await pair.ctx.send("echo", Say(str(number)), timeout=5)
+    with pytest.raises(Overloaded):
+        await pair.ctx.send("echo", Say("too many"), timeout=5)
+    cell.release()
+
+
+async def test_dead_epoch_before_its_successor(pair: Any) -> None:
+    """What an incarnation sent is not delivered once it is known to be over, also while it has no successor."""
+    await up(pair, Echo)
+    sender = pair.here.spawn(Echo, "sender")
+    await sender.ready.wait()
+    pair.there.name_down(sender.address, "killed")
+    sender.context.cast(Address("echo", 0, pair.there.endpoint), Say("from the grave"))
+    assert await pair.ctx.call("echo", Heard(), Words, timeout=5) == Words([])
+    assert pair.there.counters["dead_letters"] == 1
+
+
+async def test_process_known_to_be_gone(pair: Any) -> None:
+    """Asking or monitoring an actor of a process that is gone ends at once and opens no connection."""
+    watcher = pair.here.spawn(Echo, "watcher")
+    await watcher.ready.wait()
+    gone = Address("ghost", 3, "ipc:///nowhere/ghost.ipc")
+    pair.here.peer_down(gone.endpoint)
+    with pytest.raises(ActorDown):
+        await pair.ctx.call(gone, Say("x"), Say, timeout=60)
+    watcher.context.monitor(gone)
+    await until(pair.ctx, lambda words: words == ["down ghost"], "watcher")
+
+
+async def test_node_gone(pair: Any) -> None:
+    """Once the node has ended, what waits and what is asked later ends with `NodeGone`."""
+    if pair.here is pair.there:
+        return
+    await up(pair, Echo)
+    waiting = asyncio.create_task(pair.ctx.call("echo", Wait(), Say, timeout=60))
+    await pair.ctx.call("echo", Say("after"), Say, timeout=5)
+    pair.here.node_down()
+    with pytest.raises(NodeGone):
+        await waiting
+    with pytest.raises(NodeGone):
+        await pair.ctx.call("echo", Say("x"), Say, timeout=60)
 
 
 async def test_garbage_is_counted(pair: Any) -> None:
@@ -267,9 +345,3 @@ async def test_garbage_is_counted(pair: Any) -> None:
     pair.there.deliver([b"\xff\x00", b"", msgspec.msgpack.encode([1, 2, 3]), b"x", b""])
     assert pair.there.counters["protocol_errors"] == 2
     assert (await pair.ctx.call("echo", Say("fine"), Say, timeout=5)).text == "fine"
-
-
-async def test_down_is_a_message() -> None:
-    """`Down` carries which incarnation and why."""
-    down = Down(Address("a", 3, "x"), "why")
-    assert (down.address.epoch, down.reason) == (3, "why")

@@ -85,6 +85,22 @@ def test_restart_kinds(restart: str, *, normal: bool, again: bool) -> None:
     assert effects == ([Begin("a")] if again else [])
 
 
+def test_one_cause_of_several_exits() -> None:
+    """Children that ended together, in one process, are one failure."""
+    made = supervisor(intensity=1)
+    assert made.exited("a", "killed", 0.0) == [Begin("a")]
+    assert made.exited("b", "killed", 0.0, same_cause=True) == [Begin("b")]
+    assert made.exited("c", "killed", 0.0, same_cause=True) == [Begin("c")]
+    assert not made.failed
+
+
+def test_ready_without_what_has_finished() -> None:
+    """A transient child that has ended normally does not keep the others from being ready."""
+    made = supervisor(restart="transient")
+    made.exited("b", "finished", 0.0, normal=True)
+    assert made.ready
+
+
 def test_operator_restart() -> None:
     """An operator's restart ends one child, starts it again and is no failure."""
     made = supervisor(intensity=0)

@@ -11,17 +11,18 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.microkernel.messages import Actors, Done, ListActors, RestartActor, StopNode
 from sgl_actors.actors.node.config import load
-from sgl_actors.actors.node.embedded import NodeHandle, join
+from sgl_actors.actors.node.embedded import NodeHandle, join, open_node
 from sgl_actors.actors.node.record import read_record
-from sgl_actors.actors.node.root import RunningNode
-from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest
-from tests.microkernel.kernel_actors import Block, Heard, Say, Who, Words
+from sgl_actors.actors.node.root import NodeRoot, RunningNode
+from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest, NodeGone
+from tests.microkernel.kernel_actors import Block, Heard, Say, Wait, Who, Words
 
 REPOSITORY = str(Path(__file__).parent.parent.parent)
 
@@ -116,7 +117,7 @@ async def test_own_processes_by_default(tmp_path: Path) -> None:
 
 
 async def test_merged_processes(tmp_path: Path) -> None:
-    """`process` puts actors into one process; one of them crashing leaves the other's incarnation alone."""
+    """`process` puts actors into one process; restarting one leaves the other's incarnation alone."""
     merged = ECHO + '\nprocess = "both"'
     async with running(write_config(tmp_path, {"one": merged, "two": merged})) as (_, _, context):
         (pid, first), (other_pid, other) = await who(context, "one"), await who(context, "two")
@@ -141,6 +142,110 @@ async def test_kill_is_noticed_and_mended(tmp_path: Path) -> None:
         assert new_epoch > epoch
         rows = (await context.call("root", ListActors(), Actors, timeout=10)).rows
         assert rows[0].restarts == 1
+
+
+async def test_killed_process_of_many_counts_once(tmp_path: Path) -> None:
+    """A process that held seven actors is one failure: all come back."""
+    merged = ECHO + '\nprocess = "all"'
+    names = [f"echo/{number}" for number in range(7)]
+    async with running(write_config(tmp_path, dict.fromkeys(names, merged))) as (node, _, context):
+        pid, _ = await who(context, names[0])
+        os.kill(pid, signal.SIGKILL)
+        pids = {(await who(context, name))[0] for name in names}
+        assert len(pids) == 1
+        assert pid not in pids
+        assert not node.supervisor.failed
+
+
+@pytest.mark.parametrize("kind", ["Echo", "SlowStart"])
+@pytest.mark.parametrize("process", ["all", ""])
+async def test_stop_while_starting(tmp_path: Path, kind: str, process: str) -> None:
+    """A node that is told to stop while its actors start ends, merged or not."""
+    actor = f'class = "tests.microkernel.kernel_actors:{kind}"\nprocess = "{process}"'
+    node = RunningNode(load(write_config(tmp_path, {"one": actor, "two": actor})))
+    cell = await node.start()
+    assert isinstance(cell.actor, NodeRoot)
+    await cell.actor.shutdown(0.0)
+    await node.done.wait()
+    assert await node.close() == ""
+
+
+async def test_blocked_start_is_ended(tmp_path: Path) -> None:
+    """An actor that blocks its loop while it starts is killed after its start deadline."""
+    blocked = (
+        'class = "tests.microkernel.kernel_actors:BlockedStart"\nstart_timeout = 0.1\nrestart = "temporary"'
+    )
+    node = RunningNode(load(write_config(tmp_path, {"one": ECHO, "bad": blocked})))
+    cell = await node.start()
+    assert isinstance(cell.actor, NodeRoot)
+    await until(lambda: node.supervisor.children["bad"].state == "idle")
+    assert node.supervisor.children["one"].state == "running"
+    await node.close()
+
+
+async def test_crash_of_the_root_ends_the_node(tmp_path: Path) -> None:
+    """A root that fails takes the node down with its cause; nothing goes on unsupervised."""
+    node = RunningNode(load(write_config(tmp_path, {"one": ECHO})))
+    cell = await node.start()
+
+    async def crash() -> None:
+        raise RuntimeError("root fault")
+
+    cell.context.task(crash())
+    await node.done.wait()
+    assert "root fault" in await node.close()
+
+
+async def test_client_learns_that_the_node_is_gone(tmp_path: Path) -> None:
+    """When the root is killed, a client's waiting call ends at once, and later ones say that the node has ended."""
+    file = write_config(tmp_path, {"one": ECHO})
+    script = (
+        "import asyncio\n"
+        "from sgl_actors.actors.node.config import load\n"
+        "from sgl_actors.actors.node.root import RunningNode\n"
+        "async def main():\n"
+        f"    node = RunningNode(load({str(file)!r}))\n"
+        "    await node.start()\n"
+        "    while not node.supervisor.ready:\n"
+        "        await asyncio.sleep(0.01)\n"
+        "    print(node.endpoint, flush=True)\n"
+        "    await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    root = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert root.stdout is not None
+    endpoint = (await asyncio.to_thread(root.stdout.readline)).decode().strip()
+    root.stdout.close()
+    handle = await join(endpoint)
+    context = handle.context("test")
+    waiting = asyncio.create_task(context.call("one", Wait(), Say, timeout=600))
+    await context.call("one", Say("sync"), Say, timeout=10)
+    root.kill()
+    root.wait()
+    with pytest.raises(NodeGone):
+        await waiting
+    with pytest.raises(NodeGone):
+        await context.call("one", Say("late"), Say, timeout=600)
+    await handle.close()
+
+
+async def test_cancelling_an_embedded_start_ends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`open_node` that is cancelled leaves no process behind."""
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def record(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", record)
+    file = write_config(tmp_path, {"one": 'class = "tests.microkernel.kernel_actors:SlowStart"'})
+    opening = asyncio.create_task(open_node(str(file)))
+    await until(lambda: started)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert started[0].poll() is not None
 
 
 async def test_hung_loop_is_replaced(tmp_path: Path) -> None:
