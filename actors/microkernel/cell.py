@@ -14,7 +14,7 @@ from sgl_actors.actors.microkernel.control import Pulse
 from sgl_actors.actors.microkernel.exchange import Incoming
 from sgl_actors.actors.microkernel.mailbox import Mailbox, Put
 from sgl_actors.actors.microkernel.wire import VERSION, Down, Envelope, Kind, Message
-from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded
+from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded, SglActorsError
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
@@ -146,7 +146,8 @@ class Cell:
                     "failed after its answer", message=type(request.message).__name__, trace=request.trace
                 )
             else:
-                self.log.info(
+                asked_again = isinstance(error, SglActorsError) and error.retryable
+                (self.log.debug if asked_again else self.log.info)(
                     "request failed",
                     message=type(request.message).__name__,
                     error=repr(error)[:500],

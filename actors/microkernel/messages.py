@@ -42,9 +42,9 @@ class RestartActor(Message):
 
 
 class StopNode(Message):
-    """Call, answered by `Done` at once; the node drains and ends."""
+    """Call, answered by `Done` at once; the node drains for `drain` seconds at most (its own setting if negative) and ends."""
 
-    drain: float = 10.0
+    drain: float = -1.0
 
 
 class Done(Message):

@@ -80,7 +80,7 @@ class Hosted:
 
 
 class Root(Actor):
-    """See the module. Config: `system`, `supervisor`, `boot` (what every child is told), `socket_dir`, `on_done`."""
+    """See the module. Config: `system`, `supervisor`, `boot` (what every child is told), `socket_dir`, `on_done`, `drain`."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -119,7 +119,8 @@ class Root(Actor):
             case RestartActor():
                 self._restart(message.name, request)
             case StopNode():
-                self.ctx.task(self.shutdown(message.drain))
+                own: float = self.ctx.config.get("drain", 0.0)
+                self.ctx.task(self.shutdown(own if message.drain < 0 else message.drain))
                 return Done()
         return None
 

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,12 @@ from sgl_actors.errors import ActorDown, DeadlineExceeded, NotReady, error_class
 
 JOIN_TIMEOUT = 10.0
 """Seconds to reach a node that should be running."""
+
+LOOKS, LOOK_INTERVAL = 20, 0.5
+"""How often, and at what distance in seconds, is looked whether a root that was lost is dead."""
+
+PREFIX = "sgl-actors-node-"
+"""Begins the names of embedded nodes' folders."""
 
 START_TIMEOUT = 120.0
 """Seconds an embedded node may take until it is ready."""
@@ -91,10 +98,15 @@ async def join(endpoint: str) -> NodeHandle:
     for address in table.names:
         system.name_up(address)
 
-    def lost(_: str) -> None:
+    loop = asyncio.get_running_loop()
+
+    def lost(_: str, looks: int = LOOKS) -> None:
+        """A connection may break off and come back; what tells is whether the root's process runs."""
         record = read_record(folder)
         if record is None or not record.alive:
             system.node_down()
+        elif looks:
+            loop.call_later(LOOK_INTERVAL, lost, endpoint, looks - 1)
 
     system.on_lost = lost
     system.transport.watch(endpoint)
@@ -138,7 +150,8 @@ async def open_node(config: str | None = None, *, flags: dict[str, str] | None =
         ConfigError, CheckpointError: what the node said.
         NotReady: it did not come up in time.
     """
-    folder = tempfile.TemporaryDirectory(prefix="sgl-actors-", ignore_cleanup_errors=True)
+    _sweep()
+    folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
     settings = {
         "node.runtime_dir": folder.name,
         "node.drain": "0",
@@ -166,6 +179,14 @@ async def open_node(config: str | None = None, *, flags: dict[str, str] | None =
         child.stdout.close()
     handle._child, handle._folder = child, folder  # noqa: SLF001 - made here
     return handle
+
+
+def _sweep() -> None:
+    """Remove the folders of embedded nodes whose process was killed before it could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        record = read_record(folder)
+        if record is not None and not record.alive and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _endpoint(line: bytes) -> str:

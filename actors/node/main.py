@@ -18,12 +18,15 @@ from sgl_actors.actors.scheduler.messages import DescribeModel
 from sgl_actors.actors.worker.messages import ModelInfo
 from sgl_actors.errors import RemoteError, SglActorsError
 
+INTERRUPTED = 130
 PROGRESS_INTERVAL = 0.1
 """Seconds between two looks at how far the node has come up."""
 
 
 def main(config: NodeConfig) -> int:
-    """Run a node in the foreground until it is told to stop. Returns the exit code: 1 if supervision gave up.
+    """Run a node in the foreground until it is told to stop.
+
+    Returns the exit code: 0 after an orderly stop, 1 if supervision gave up, 130 if a second signal cut it short.
 
     Raises:
         SglActorsError: it could not even begin (configuration, port, model).
@@ -37,7 +40,10 @@ async def _serve(config: NodeConfig) -> int:
     node = RunningNode(config)
     _print(describe_start(config.node.name, config.file, str(config.log_dir)))
     cell = await node.start()
-    node.stop_on_signals(cell)
+    node.stop_on_signals(
+        cell,
+        lambda drain: _print(["", f"stopping; running requests get {drain:g} s, Ctrl-C again stops at once"]),
+    )
     try:
         info = await _come_up(node, cell)
         if info is not None:
@@ -52,7 +58,7 @@ async def _serve(config: NodeConfig) -> int:
         failed = await node.close()
     if failed:
         print(f"sgl-actors: the node gave up: {failed}", file=sys.stderr, flush=True)  # noqa: T201 - the terminal is its door
-    return 1 if failed else 0
+    return 1 if failed else INTERRUPTED if node.hurried else 0
 
 
 async def _come_up(node: RunningNode, cell: Cell) -> ModelInfo | None:

@@ -5,7 +5,6 @@ The node's root writes it when it is up and removes it when it ends; the CLI rea
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -35,14 +34,12 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
     @property
     def alive(self) -> bool:
-        """Whether its root process is there. A record outlives a root that was killed."""
+        """Whether its root process runs. A record outlives a root that was killed, and a zombie runs no more."""
         try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+            state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
             return False
-        except PermissionError:
-            return True
-        return True
+        return state not in "ZX"
 
 
 def read_record(runtime_dir: Path) -> NodeRecord | None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -56,6 +57,8 @@ class RunningNode:
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
         self.done = asyncio.Event()
+        self.hurried = False
+        self.url = self._claim_port()
         runtime_dir = make_runtime_dir(config.runtime_dir)
         longest = max((len(spec.process) for spec in config.actors.values()), default=0)
         if len(os.fsencode(runtime_dir)) + longest + 16 > MAX_SOCKET_PATH:
@@ -69,7 +72,6 @@ class RunningNode:
                 f"a node named {record.name!r} is running already (pid {record.pid}, {record.url or record.endpoint}); "
                 "stop it, or give this one another name: [node] name"
             )
-        self.url = self._claim_port()
         for stale in runtime_dir.glob("*.ipc"):
             stale.unlink(missing_ok=True)
         config.log_dir.mkdir(parents=True, exist_ok=True)
@@ -100,6 +102,7 @@ class RunningNode:
             "boot": boot,
             "socket_dir": runtime_dir,
             "on_done": self.done.set,
+            "drain": config.node.drain,
         }
 
     def _claim_port(self) -> str:
@@ -145,19 +148,24 @@ class RunningNode:
             self.supervisor.failed = self.supervisor.failed or f"root: {exit_.reason}"
         self.done.set()
 
-    def stop_on_signals(self, cell: Cell) -> None:
-        """Have SIGINT and SIGTERM drain and stop the node; the second one stops at once."""
+    def stop_on_signals(self, cell: Cell, notice: Callable[[float], None] = lambda _: None) -> None:
+        """Have SIGINT and SIGTERM drain and stop the node; the second one stops at once.
+
+        Args:
+            cell: the root's.
+            notice: called at the first signal with the seconds that running requests get.
+        """
         loop = asyncio.get_running_loop()
         asked = 0
 
         def stop() -> None:
             nonlocal asked
             asked += 1
-            root = cell.context
-            assert cell.group is not None
-            if asked == 1:
-                root.task(self._shutdown(cell, self.config.node.drain))
+            if asked == 1 and cell.state == "running":
+                notice(self.config.node.drain)
+                cell.context.task(self._shutdown(cell, self.config.node.drain))
             else:
+                self.hurried = True
                 self.done.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -170,6 +178,7 @@ class RunningNode:
 
     async def close(self) -> str:
         """End everything and remove the record. Returns the first cause if supervision gave up, else ""."""
+        self.supervisor.closing = True  # what is killed from here on has not failed
         self._record_file.unlink(missing_ok=True)
         await self.system.close()
         Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
