@@ -8,13 +8,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import aclosing
 from typing import Any, Concatenate, Generic, ParamSpec, cast, overload
 
-import msgspec
-
 from sgl_actors.errors import ActorDown, DeadlineExceeded, ProgramError, SglActorsError
+from sgl_actors.lang.arguments import MAX_SEED, MAX_TIMEOUT, check_name, number, sampling_args, whole
 from sgl_actors.lang.batch import run_all
+from sgl_actors.lang.body import BodyOverdue, run_body
 from sgl_actors.lang.errors import BodyFailed, InvalidPrimitive
-from sgl_actors.lang.ir import SamplingArgs
-from sgl_actors.lang.primitives import as_stops
+from sgl_actors.lang.ir import SamplingArgs, check_text
 from sgl_actors.lang.protocols import Run, RunOptions, Runtime, default_runtime
 from sgl_actors.lang.results import describe
 from sgl_actors.lang.state import FinishedState, ProgramState
@@ -41,6 +40,7 @@ class Function(Generic[P]):
             )
         self.body = body
         self.name = name or body.__name__
+        check_text("function: name", self.name, "name")
         self.__doc__ = body.__doc__
         self.__wrapped__ = body
 
@@ -130,8 +130,9 @@ class Program:
 
         Args:
             backend: a `Node` or a connection; by default the one opened last, else an embedded node.
-            seed: fixes every sample; the same seed gives the same tokens.
-            timeout: seconds for the whole program.
+            seed: fixes every sample; the same seed gives the same tokens. 64 bits.
+            timeout: seconds for the whole program; when they are over, or the caller is cancelled, all it has asked for is
+                cancelled, whatever the body does.
             options: sampling arguments for gens that do not state them (`temperature=0`, `max_tokens=64`), and
                 arguments of the body that were not bound.
 
@@ -160,6 +161,7 @@ class Program:
 
         Raises what `run` raises; closing the iterator early cancels the program.
         """
+        check_name("stream", variable)
         arguments, run_options = self._prepare(seed, timeout, options)
         run = await (backend or default_runtime()).start(self.name, run_options)
 
@@ -187,19 +189,21 @@ class Program:
     async def _drive(self, run: Run, arguments: Mapping[str, Any], timeout: float) -> FinishedState:
         """Run the body against an open run, then wait for what it has begun."""
         state = ProgramState(run.root)
+
+        async def body() -> Any:
+            value = self.body(state, **arguments)
+            return await value if isinstance(value, Awaitable) else value
+
         try:
-            async with asyncio.timeout(timeout + GRACE):
-                value = self.body(state, **arguments)
-                if isinstance(value, Awaitable):
-                    value = await value
+            value = await run_body(body(), run, timeout + GRACE, f"body of program {self.name}")
         except ProgramError:
             raise
+        except BodyOverdue as overdue:
+            message = f"the body has not ended in {timeout:g} s"
+            raise DeadlineExceeded(describe(message, self.name, "", "", overdue.tail)) from None
         except SglActorsError as error:
             message = describe(error.message, self.name, "", "", await run.root.tail())
             raise type(error)(message, param=error.param) from error
-        except TimeoutError as error:
-            message = f"the body has not ended in {timeout:g} s, or it raised TimeoutError"
-            raise DeadlineExceeded(describe(message, self.name, "", "", await run.root.tail())) from error
         except Exception as error:
             message = f"the body raised {type(error).__name__}: {error}"
             raise BodyFailed(describe(message, self.name, "", "", await run.root.tail())) from error
@@ -220,13 +224,11 @@ class Program:
             self._signature.bind(None, **arguments)
         except TypeError as error:
             raise InvalidPrimitive(f"{self.name}: {error}") from None
-        if "stop" in sampling:
-            sampling["stop"] = as_stops(sampling["stop"])
-        try:
-            defaults = msgspec.convert(sampling, SamplingArgs)
-        except msgspec.ValidationError as error:
-            raise InvalidPrimitive(f"{self.name}: run(…): {error}") from None
-        return arguments, RunOptions(seed, timeout, defaults)
+        where = f"{self.name}: run(…)"
+        if seed is not None:
+            seed = whole(where, "seed", seed, -MAX_SEED - 1, MAX_SEED)
+        timeout = number(where, "timeout", timeout, 0.0, MAX_TIMEOUT)
+        return arguments, RunOptions(seed, timeout, sampling_args(where, sampling))
 
 
 @overload

@@ -166,6 +166,7 @@ _NODES = ConstantText | Gen | Select | RoleBegin | RoleEnd | Variable | SetVaria
 def as_nodes(value: object) -> tuple[AnyNode, ...]:
     """Nodes of a string, a node or an expression; `InvalidPrimitive` for anything else."""
     if isinstance(value, str):
+        check_text("s += …", value)
         return (ConstantText(value),) if value else ()
     if isinstance(value, Composable):
         return value.nodes
@@ -174,6 +175,19 @@ def as_nodes(value: object) -> tuple[AnyNode, ...]:
     raise InvalidPrimitive(
         f"cannot be part of a prompt: {type(value).__name__} {value!r:.80}; convert it with str(…)"
     )
+
+
+def check_text(where: str, text: str, param: str | None = None) -> None:
+    """`InvalidPrimitive` for text with half of a surrogate pair: it is no Unicode text and can be sent nowhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.start + 20]
+        raise InvalidPrimitive(
+            f"{where}: the text is no Unicode text, it holds the lone surrogate U+{ord(text[error.start]):04X} "
+            f"at {error.start}: {around!r}",
+            param=param,
+        ) from None
 
 
 def may_define(node: AnyNode, name: str) -> bool:

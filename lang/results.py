@@ -111,7 +111,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 def unknown(name: str, program: str, stream: str, known: Iterable[str]) -> Failure:
     """There is no such variable, and no primitive that will define it."""
-    listed = ", ".join(sorted(known)) or "none"
+    listed = ", ".join(sorted(set(known))) or "none"
     return Failure(
         UnknownVariable.code, f"no primitive defines variable {name!r}; it has: {listed}", program, stream
     )

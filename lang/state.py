@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 import msgspec
 
+from sgl_actors.lang.arguments import check_name, whole
 from sgl_actors.lang.errors import InvalidPrimitive, UnresolvedVariable
 from sgl_actors.lang.ir import (
     APPEND,
@@ -22,9 +23,13 @@ from sgl_actors.lang.ir import (
     SetVariable,
     Variable,
     as_nodes,
+    check_text,
 )
 from sgl_actors.lang.protocols import Stream
 from sgl_actors.lang.results import Outcome, Usage, unknown
+
+MAX_BRANCHES = 1 << 16
+"""Most branches of one fork."""
 
 
 class Pending:
@@ -146,12 +151,14 @@ class ProgramState:
     def __getitem__(self, name: str) -> Ref:
         if not isinstance(name, str):
             raise InvalidPrimitive(f"a variable's name is a string, not {name!r:.80}")
+        check_text("s[…]: the variable's name", name, "name")
         return Ref(self._stream, name)
 
     def __setitem__(self, name: str, value: object) -> None:
+        check_name("s[…] = …", name)
         try:
             msgspec.msgpack.encode(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidPrimitive(
                 f"s[{name!r}]: a variable holds plain data, not {type(value).__name__}: {error}"
             ) from None
@@ -172,10 +179,7 @@ class ProgramState:
 
         The common prefix is computed once, before the first of them starts.
         """
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InvalidPrimitive(
-                f"fork: the number of branches is 1 or more, not {count!r:.80}", param="count"
-            )
+        count = whole("fork", "count", count, 1, MAX_BRANCHES)
         number, children = self._stream.fork(count)
         states = [ProgramState(child, names=frozenset(self._names), role=self._role) for child in children]
         return ProgramGroup(self, number, states)
@@ -265,6 +269,8 @@ class ProgramGroup:
         """
         if name in JOIN_MODES:
             name, mode = None, str(name)
+        if name is not None:
+            check_name("join", name)
         if mode not in JOIN_MODES:
             raise InvalidPrimitive(
                 f"join: mode is one of {', '.join(JOIN_MODES)}, not {mode!r:.80}", param="mode"

@@ -6,6 +6,7 @@ A client reads the type, the offending field and a stable code; what went wrong 
 from __future__ import annotations
 
 import http
+import re
 from typing import TypeVar
 
 import msgspec
@@ -25,6 +26,9 @@ TYPES = {
     504: "timeout_error",
 }
 """Error types by status; other 4xx are invalid_request_error, other 5xx server_error."""
+
+_PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?P<place>[^`]*)`$")
+_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 
 E = TypeVar("E", bound=BaseException)
 
@@ -90,13 +94,20 @@ def error_response(error: BaseException, trace: str = "") -> Response:
 def invalid(error: msgspec.DecodeError) -> InvalidRequest:
     """Map what msgspec says of a body to our error, with the field it is about.
 
-    msgspec ends its text with the place: ``Expected `int`, got `str` - at `$.messages[0].content` ``.
+    msgspec ends its text with the place unless that is the body itself: ``Expected `int`, got `str` - at `$.messages[0].content` ``,
+    for an object's key ``… - at `key` in `$.logit_bias` ``.
     """
-    text, _, place = str(error).rpartition(" - at `$")
-    if not text:
+    if not isinstance(error, msgspec.ValidationError):
         return InvalidRequest(f"the body is no valid JSON: {error}")
-    param = place.rstrip("`").lstrip(".") or None
-    return InvalidRequest(f"{param or 'body'}: {text}", param=param)
+    text, place, is_key = str(error), "", False
+    found = _PLACE.search(text)
+    if found is not None:
+        text, place, is_key = text[: found.start()], found["place"].lstrip("."), found["key"] is not None
+    missing = _MISSING.fullmatch(text)
+    if missing is not None:
+        field = f"{place}.{missing['field']}".lstrip(".")
+        return InvalidRequest(f"missing field {field!r}", param=field)
+    return InvalidRequest(f"{place or 'body'}: {'a key: ' * is_key}{text}", param=place or None)
 
 
 def first_of(group: BaseExceptionGroup[E]) -> BaseException:

@@ -104,6 +104,20 @@ class ActorCollector(Collector):
                     families[name] = _family(name)
                 families[name].add_metric((self._node, actor), value)
         yield from families.values()
+        yield from self._kernels(self.actors)
+
+    def _kernels(self, actors: Actors) -> Iterator[Family]:
+        """What the kernel of each process counts, one family per counter."""
+        counters = sorted({counter for counts in actors.kernels.values() for counter in counts})
+        for counter in counters:
+            name = f"{PREFIX}kernel_{counter.removesuffix('_total')}"
+            family = CounterMetricFamily(
+                name, f"{counter} as each kernel counts them.", labels=("node", "process")
+            )
+            for process, counts in actors.kernels.items():
+                if counter in counts:
+                    family.add_metric((self._node, process), counts[counter])
+            yield family
 
 
 def _statistics(row: ActorRow) -> Iterator[tuple[str, float]]:

@@ -8,18 +8,20 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from sgl_actors.actors.gateway.openai_types import (
+    MAX_COUNT,
     Bias,
     Count,
     Penalty,
     Positive,
     Probability,
     Repetition,
+    Seed,
     Temperature,
     TopK,
     TopP,
 )
 
-Start = Annotated[int, Meta(ge=-1)]
+Start = Annotated[int, Meta(ge=-1, le=MAX_COUNT)]
 Rid = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
@@ -45,7 +47,7 @@ class NativeSampling(msgspec.Struct, frozen=True):
     skip_special_tokens: bool | None = None
     no_stop_trim: bool | None = None
     logit_bias: dict[int, Bias] | None = None
-    sampling_seed: int | None = None
+    sampling_seed: Seed | None = None
     json_schema: Any = None
     regex: Any = None
     ebnf: Any = None

@@ -6,21 +6,60 @@ import logging
 import os
 import secrets
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any, cast
 
 import structlog
 
 from sgl_actors.actors.microkernel import Address, Context
+from sgl_actors.actors.microkernel.logs import hide_private
 from sgl_actors.actors.microkernel.system import Outside, System
 from sgl_actors.actors.microkernel.transport import LocalHub, LocalTransport
 
+LOG = "sgl_actors"
+"""Name of the standard library's logger that gets the lines; without a handler of the user's own they go nowhere."""
 
-def warnings_only(address: Address) -> structlog.stdlib.BoundLogger:
-    """A logger for a user's process: warnings and worse, to standard error, never among the program's own output."""
-    levels = structlog.make_filtering_bound_logger(logging.WARNING)
-    logger = structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=levels)
+_sink = logging.getLogger(LOG)
+_sink.addHandler(logging.NullHandler())
+
+
+def quiet(address: Address) -> structlog.stdlib.BoundLogger:
+    """A logger for a user's process, who gets errors as exceptions: one line each, no traceback, no text of prompts."""
+    logger = structlog.wrap_logger(
+        _sink,
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.add_log_level,
+            name_error,
+            hide_private,
+            structlog.processors.KeyValueRenderer(key_order=["event", "actor"]),
+            without_traceback,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        context_class=dict,
+    )
     return cast("structlog.stdlib.BoundLogger", logger.bind(actor=address.name, epoch=address.epoch))
+
+
+def name_error(_logger: Any, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Of an exception only its class and where it was raised: its text, and a frame's variables, may hold a prompt."""
+    error = line.pop("exc_info", None)
+    if error is True or isinstance(error, tuple):
+        error = sys.exc_info()[1] if error is True else error[1]
+    if isinstance(error, BaseException):
+        line["error"] = type(error).__name__
+        frames = traceback.extract_tb(error.__traceback__, limit=-1)
+        if frames:
+            line["at"] = f"{frames[0].filename}:{frames[0].lineno}"
+    elif "error" in line:
+        line["error"] = str(line["error"]).partition("(")[0][:80]
+    return line
+
+
+def without_traceback(_logger: Any, _method: str, line: Any) -> tuple[tuple[Any], dict[str, bool]]:
+    """`exception` of a standard logger would add one, and with it the error's text."""
+    return (line,), {"exc_info": False}
 
 
 class LocalKernel:
@@ -42,6 +81,6 @@ async def open_kernel(config: Mapping[str, Any] | None = None, *, force_codec: b
     """Open it. `force_codec` has messages encoded as between processes (tests)."""
     endpoint = f"local://{os.getpid()}-{secrets.token_hex(4)}"
     transport = LocalTransport(LocalHub(), endpoint)
-    system = System("programs", transport, config=config, logger=warnings_only, force_codec=force_codec)
+    system = System("programs", transport, config=config, logger=quiet, force_codec=force_codec)
     await system.open()
     return LocalKernel(system)

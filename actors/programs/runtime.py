@@ -12,16 +12,19 @@ import os
 import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, NamedTuple, Protocol, Self
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 from sgl_actors.actors.microkernel import Context
-from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
+from sgl_actors.actors.programs.messages import ListPrograms, ProgramEnded, Programs, ProgramStarted
 from sgl_actors.actors.programs.program import LiveRun
 from sgl_actors.actors.programs.setup import Frames, Setup
-from sgl_actors.errors import ConfigError
+from sgl_actors.errors import ActorDown, ConfigError, NodeGone
 from sgl_actors.lang.protocols import Client, RunOptions
 
 PROGRAMS = "programs"
+NOBODY = "nobody"
+"""A name that no actor has."""
 CLOSE_TIMEOUT = 15.0
 
 
@@ -39,24 +42,52 @@ Open = Callable[[], Coroutine[Any, Any, tuple[NodeHandle, Callable[[Context], Cl
 """Opens a handle; how to make a client of a context; whether the node has a `programs` actor to tell."""
 
 
-class Opened(NamedTuple):
-    """What an open backend holds; `tells`: the node has a `programs` actor that wants to know."""
+@dataclass(slots=True)
+class Opened:
+    """What an open backend holds.
+
+    Attributes:
+        tells: the node has a `programs` actor that wants to know.
+        runs: programs that run there.
+    """
 
     handle: NodeHandle
     context: Context
     client: Client
     frames: Frames
     tells: bool
+    runs: int = 0
+
+    async def gone(self) -> bool:
+        """Whether its node has ended. The kernel says so at once, of any name; nothing is sent."""
+        try:
+            await self.context.call(NOBODY, ListPrograms(), Programs)
+        except NodeGone:
+            return True
+        except ActorDown:
+            return False
+        return False
+
+    async def close(self) -> None:
+        """Leave the node."""
+        closing = getattr(self.client, "close", None)
+        if closing is not None:
+            await closing()
+        await self.handle.close()
 
 
 class Backend:
-    """A place where programs run; see `lang.protocols.Runtime`. Opened on first use, or with `async with`."""
+    """A place where programs run; see `lang.protocols.Runtime`. Opened on first use, or with `async with`.
+
+    A node that has ended is left, and opened anew for the next program.
+    """
 
     def __init__(self, opens: Open, title: str) -> None:
         self._opens, self._title = opens, title
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
         self._opened: Opened | None = None
+        self._lost: list[Opened] = []
         self._keeper: AsyncGenerator[None, None] | None = None
 
     def __repr__(self) -> str:
@@ -75,28 +106,35 @@ class Backend:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._lock, self._opened = loop, asyncio.Lock(), None
+            self._lost, self._keeper = [], None
         async with self._lock:
+            if self._opened is not None and await self._opened.gone():
+                self._lost.append(self._opened)
+                self._opened = None
+            for lost in [one for one in self._lost if not one.runs]:
+                self._lost.remove(lost)
+                await lost.close()
             if self._opened is None:
                 handle, make_client, tells = await self._opens()
                 context = handle.context("client")
                 await asyncio.sleep(0)  # the context's cell takes its first step
                 client = make_client(context)
                 self._opened = Opened(handle, context, client, Frames(client), tells)
-                self._keeper = _keep(self)
-                await anext(self._keeper)
+                if self._keeper is None:
+                    self._keeper = _keep(self)
+                    await anext(self._keeper)
             return self._opened
 
     async def close(self) -> None:
         """Close it; programs that still run there end with `ActorDown`."""
         while self in _stack:
             _stack.remove(self)
-        opened, self._opened = self._opened, None
+        opened, self._opened = [*self._lost, self._opened], None
         keeper, self._keeper = self._keeper, None
-        if opened is not None:
-            closing = getattr(opened.client, "close", None)
-            if closing is not None:
-                await closing()
-            await opened.handle.close()
+        self._lost = []
+        for one in opened:
+            if one is not None:
+                await one.close()
         if keeper is not None:
             await keeper.aclose()
 
@@ -115,12 +153,15 @@ class Backend:
         )
 
         def tell_end(code: str) -> None:
+            opened.runs -= 1
             if opened.tells and self._opened is opened:
                 context.cast(PROGRAMS, ProgramEnded(setup.program, code))
 
         if opened.tells:
             context.cast(PROGRAMS, ProgramStarted(setup.program, name))
-        return LiveRun(context, setup, tell_end)
+        run = LiveRun(context, setup, tell_end)
+        opened.runs += 1
+        return run
 
 
 class Node(Backend):

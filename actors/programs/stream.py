@@ -140,7 +140,14 @@ class Stream:
         held = self.meta if meta else self.variables
         if name in held and not lost:
             return held[name]
-        return self.failure or unknown(name, self.program, self.path, held)
+        return self.failure or unknown(name, self.program, self.path, [*held, *self._promised(position)])
+
+    def _promised(self, position: int) -> set[str]:
+        """Names that nodes before `position` will define."""
+        nodes = [step.node for step in self._steps if step.number < position]
+        return {
+            node.name for node in nodes if isinstance(node, Gen | Select | SetVariable | Join) and node.name
+        }
 
     def fail(self, failure: Failure) -> None:
         """End the stream: what is left will not be done."""

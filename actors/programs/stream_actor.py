@@ -90,6 +90,7 @@ class StreamActor(Actor):
         self._begun = self._running = False
         self._forks: dict[int, list[Address]] = {}
         self._born = 0
+        self._early: list[tuple[Message, Request]] = []
         self._waiters: defaultdict[int, list[tuple[Message, Request]]] = defaultdict(list)
         self._marks: list[Mark] = []
         self._listeners: list[Listener] = []
@@ -105,6 +106,9 @@ class StreamActor(Actor):
                 self._stream.variables.update(variables)
                 if failure is not None:
                     self._fail(failure)
+                early, self._early = self._early, []
+                for ask, asked in early:
+                    self._answer(ask, asked)
             case Read(name, position):
                 self._wait_or_answer(self._stream.definer(name, position), message, request)
             case Result(number):
@@ -143,7 +147,9 @@ class StreamActor(Actor):
         return self.ctx.spawn(StreamActor, self._setup.actor(path), config)
 
     def _wait_or_answer(self, number: int | None, message: Message, request: Request) -> None:
-        if number is None:
+        if number is None and not self._begun and self._stream.failure is None:
+            self._early.append((message, request))  # what it inherits is not known yet
+        elif number is None:
             self._answer(message, request)
         else:
             self._waiters[number].append((message, request))

@@ -143,7 +143,7 @@ async def test_prompt_logprobs_are_computed_once(client: httpx2.AsyncClient, nod
         ({"prompt": "a", "best_of": 3}, "best_of"),
         ({"prompt": "a", "logprobs": 101}, "logprobs"),
         ({"prompt": "a", "prompt_logprobs": 1}, "prompt_logprobs"),
-        ({}, None),
+        ({}, "prompt"),
     ],
 )
 async def test_bad_fields_are_named(

@@ -1,0 +1,148 @@
+"""What programs say in arguments, checked where it is said: before any backend, with the primitive's name in the error."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, Final
+
+from sgl_actors.lang.errors import InvalidPrimitive
+from sgl_actors.lang.ir import SamplingArgs, check_text
+
+MAX_COUNT: Final = (1 << 31) - 1
+"""Greatest count and token id."""
+MAX_SEED: Final = (1 << 63) - 1
+MAX_TIMEOUT: Final = 1e9
+"""Seconds."""
+MAX_TOP_LOGPROBS: Final = 100
+
+COUNTS: Final = {
+    "max_tokens": (0, MAX_COUNT),
+    "min_tokens": (0, MAX_COUNT),
+    "top_k": (-1, MAX_COUNT),
+    "seed": (-MAX_SEED - 1, MAX_SEED),
+}
+NUMBERS: Final = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "presence_penalty": (-2.0, 2.0),
+    "repetition_penalty": (0.01, 100.0),
+}
+FLAGS: Final = frozenset({"ignore_eos", "no_stop_trim", "skip_special_tokens"})
+
+
+def sampling_args(where: str, values: Mapping[str, Any]) -> SamplingArgs:
+    """Sampling arguments as nodes hold them; None is not given.
+
+    Args:
+        where: what they were given to, for the message.
+        values: by the names of `SamplingArgs`; `stop` may be one string, `logit_bias` a mapping.
+
+    Raises:
+        InvalidPrimitive: a wrong type, a number that is not finite or out of its range; `param` names it.
+    """
+    return SamplingArgs(**{name: _argument(where, name, v) for name, v in values.items() if v is not None})
+
+
+def _argument(where: str, name: str, value: Any) -> Any:
+    if name in COUNTS:
+        return whole(where, name, value, *COUNTS[name])
+    if name in NUMBERS:
+        return number(where, name, value, *NUMBERS[name])
+    if name in FLAGS:
+        if not isinstance(value, bool):
+            raise InvalidPrimitive(f"{where}: {name} is True or False, not {value!r:.80}", param=name)
+        return value
+    if name == "stop":
+        return _stops(where, value)
+    if name == "stop_token_ids":
+        return tuple(whole(where, name, token, 0, MAX_COUNT) for token in _items(where, name, value))
+    pairs = _items(where, name, value.items() if isinstance(value, Mapping) else value)
+    try:
+        named = [(token, bias) for token, bias in pairs]
+    except (TypeError, ValueError):
+        raise InvalidPrimitive(f"{where}: {name} maps token ids to numbers", param=name) from None
+    return tuple(
+        sorted(
+            (whole(where, name, token, 0, MAX_COUNT), number(where, name, bias, -100.0, 100.0))
+            for token, bias in named
+        )
+    )
+
+
+def whole(where: str, name: str, value: object, low: int, high: int) -> int:
+    """A whole number in [low, high], as a plain int; `InvalidPrimitive` for anything else."""
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        found = None
+    if found is None or not low <= found <= high:
+        raise InvalidPrimitive(
+            f"{where}: {name} is a whole number from {low} to {high}, not {_shown(value)}", param=name
+        )
+    return found
+
+
+def number(where: str, name: str, value: object, low: float, high: float) -> float:
+    """A finite number in [low, high], as a plain float; `InvalidPrimitive` for anything else."""
+    try:
+        found = float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
+    except OverflowError:
+        found = math.inf
+    if not low <= found <= high:
+        raise InvalidPrimitive(
+            f"{where}: {name} is a number from {low:g} to {high:g}, not {_shown(value)}", param=name
+        )
+    return found
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return "a number of thousands of digits"
+
+
+def _stops(where: str, stop: object) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else _items(where, "stop", stop)
+    if not all(isinstance(item, str) and item for item in stops):
+        raise InvalidPrimitive(
+            f"{where}: stop is a string or strings, none of them empty, not {stop!r:.80}", param="stop"
+        )
+    for item in stops:
+        check_text(f"{where}: stop", item, "stop")
+    return stops
+
+
+def _items(where: str, name: str, value: object) -> tuple[Any, ...]:
+    try:
+        return tuple(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidPrimitive(f"{where}: {name} is a list, not {value!r:.80}", param=name) from None
+
+
+def check_choices(name: str | None, choices: Sequence[str]) -> tuple[str, ...]:
+    """Choices of a `select`; `InvalidPrimitive` for none, an empty one, two equal ones or no strings."""
+    where = f"select({name!r})"
+    if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
+        raise InvalidPrimitive(f"{where}: choices is a list of strings, not {choices!r:.80}", param="choices")
+    if not choices or not all(choices):
+        raise InvalidPrimitive(f"{where}: choices is empty or holds an empty string", param="choices")
+    if len(set(choices)) != len(choices):
+        raise InvalidPrimitive(f"{where}: two of its choices are equal", param="choices")
+    for choice in choices:
+        check_text(f"{where}: choices", choice, "choices")
+    return tuple(choices)
+
+
+def check_name(where: str, name: object) -> None:
+    """A variable's name; `InvalidPrimitive` for what is no text."""
+    if not isinstance(name, str) or not name:
+        raise InvalidPrimitive(
+            f"{where}: a variable's name is a non-empty string, not {name!r:.80}", param="name"
+        )
+    check_text(f"{where}: the variable's name", name, "name")
