@@ -12,23 +12,24 @@ from pathlib import Path
 import sgl_actors as sgl
 
 ESSAY = "Bees dance to tell each other where flowers are. Nobody taught them. A dance holds a direction and a distance."
+ASPECTS = ("clarity", "depth", "style")
 
 
 @sgl.function
 async def judge(s: sgl.ProgramState, essay: str) -> None:
-    s += sgl.system("You are a careful judge.") + sgl.user(f"Essay: {essay}\nJudge it.")
-    forks = s.fork(3)
-    for f, aspect in zip(forks, ["clarity", "depth", "style"], strict=True):
-        f += sgl.assistant(f"About its {aspect}: " + sgl.gen("note", max_tokens=48, stop="\n"))
+    s += sgl.system("You are a careful judge of essays.") + sgl.user(f"Essay:\n{essay}")
+    forks = s.fork(len(ASPECTS))
+    for f, aspect in zip(forks, ASPECTS, strict=True):
+        f += sgl.user(f"In one sentence, judge the {aspect} of this essay.")
+        f += sgl.assistant(sgl.gen("note", max_tokens=64, stop=["\n", ". "]))
     notes = await forks.join("note")
-    s += sgl.assistant("\n".join(notes) + "\nGrade: " + sgl.select("grade", choices=["good", "fair", "poor"]))
+    s += sgl.user("Judge the essay.") + sgl.assistant_begin() + "\n".join(notes)
+    s += "\nMy grade for the essay is " + sgl.select("grade", choices=["good", "fair", "poor"])
+    s += sgl.assistant_end()
 
 
-def essays(data: str | None, count: int) -> list[str]:
-    """Articles of the sample data, or the essay above."""
-    file = Path(data or "", "judge", "articles_20.jsonl")
-    if not data or not file.is_file():
-        return [ESSAY]
+def essays(file: Path, count: int) -> list[str]:
+    """The first articles of the sample data."""
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
 
@@ -41,11 +42,16 @@ async def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.url:
         sgl.connect(options.url)
-    batch = [{"essay": essay} for essay in essays(options.data, options.count)]
-    for state in await judge.run_batch(batch, temperature=0):
-        print(f"{state['grade']}: {state.meta('grade')['scores']}")
-        for note in state["note"]:
-            print(f"  - {note}")
+    file = Path(options.data or "", "judge", "articles_20.jsonl")
+    if options.data and not file.is_file():
+        parser.error(
+            "needs judge/articles_20.jsonl below --data or $SGL_ACTORS_DATA (docs/data.md); or neither"
+        )
+    batch = [{"essay": essay} for essay in (essays(file, options.count) if options.data else [ESSAY])]
+    for item, state in zip(batch, await judge.run_batch(batch, temperature=0), strict=True):
+        print(f"{item['essay'].split(chr(10))[0][:70]} …\n  grade: {state['grade']}")
+        for aspect, note in zip(ASPECTS, state["note"], strict=True):
+            print(f"  {aspect}: {note}")
         print(f"  {state.usage}")
 
 

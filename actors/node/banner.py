@@ -69,6 +69,7 @@ def curl(url: str, served_name: str) -> str:
             "model": served_name,
             "messages": [{"role": "user", "content": "Name three colours."}],
             "max_tokens": 32,
+            "temperature": 0,
         }
     )
     return (

@@ -23,7 +23,7 @@ from sgl_actors.actors.node.sources import environment_spelling, from_environmen
 from sgl_actors.actors.node.validation import Draft
 from sgl_actors.actors.scheduler.messages import Options as SchedulerOptions
 from sgl_actors.actors.worker.messages import Options as ModelOptions
-from sgl_actors.errors import ConfigError
+from sgl_actors.errors import CheckpointError, ConfigError
 
 DEFAULT = "default"
 """Origin of a value that nobody set."""
@@ -70,6 +70,20 @@ class NodeConfig(msgspec.Struct, frozen=True):
         data["model"]["served_name"] = self.model.served_name or found.served_name
         return data
 
+    def check_model(self, typed: Mapping[str, str] | None = None) -> None:
+        """See that the model is there and is one that can be loaded; `typed` as in `load`.
+
+        Raises:
+            ConfigError: it is not; the message says where its name came from.
+        """
+        key = "model.path"
+        origin = self.origins.get(key)
+        where = (typed or {}).get(key) or (f"{origin} {key}" if origin else key)
+        try:
+            resolve(self.model.path)
+        except CheckpointError as error:
+            raise ConfigError(f"{where}: {error.message}", param=key) from None
+
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """Yield (key, value, origin) of every value, in the order of the file's sections."""
         for section, values in self._sections().items():
@@ -87,6 +101,7 @@ def load(
     *,
     flags: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
+    typed: Mapping[str, str] | None = None,
 ) -> NodeConfig:
     """Read and check a configuration.
 
@@ -94,6 +109,7 @@ def load(
         path: node.toml; None for defaults, environment and flags only.
         flags: values by key, as text: ``{"gateway.port": "8000", "actors.worker/0.process": "engine"}``.
         environ: variables instead of this process's own.
+        typed: what people typed for a key of `flags`, for messages: ``{"gateway.port": "--port"}``.
 
     Raises:
         ConfigError: the file cannot be read, or values are wrong; all problems found, one per line.
@@ -104,7 +120,7 @@ def load(
         draft.add(from_file(_read(Path(path)), str(path)))
     spellings = {environment_spelling(name): name for name in draft.actor_names()}
     draft.add(from_environment(environ, spellings))
-    draft.add(from_flags(flags or {}))
+    draft.add(from_flags(flags or {}, typed))
     values = draft.check()
     _fill_folders(values, environ)
     if path is not None and "path" in values["model"] and not draft.is_text("model.path"):

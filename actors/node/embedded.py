@@ -159,7 +159,12 @@ async def open_node(config: str | None = None, *, flags: dict[str, str] | None =
         **(flags or {}),
     }
     command = [sys.executable, "-m", "sgl_actors.actors.node.main", str(os.getpid())]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220, S603 - our own module
+    child = subprocess.Popen(  # noqa: ASYNC220, S603 - our own module
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        process_group=0,  # Ctrl-C is for the program; it decides what becomes of its node
+    )
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdin.write(msgspec.json.encode(EmbeddedRequest(config, settings)))

@@ -54,7 +54,7 @@ PACKAGED = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A .gguf file or a folder with config.json and safetensors. `served_name` is "" where the path says it all."""
+    """A .gguf file or a folder with config.json, tokenizer.json and safetensors. `served_name` is "" where the path says it all."""
 
     path: Path
     served_name: str = ""
@@ -136,6 +136,8 @@ def _checked_folder(path: Path) -> Path:
         pickled = any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth"))
         why = "it holds only pickled weights, which are never loaded" if pickled else "there are none"
         raise CheckpointError(f"{path}: expected *.safetensors; {why}", param="model.path")
+    if not (path / "tokenizer.json").is_file():
+        raise CheckpointError(f"{path}: expected tokenizer.json beside config.json", param="model.path")
     return path
 
 

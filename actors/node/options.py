@@ -43,7 +43,7 @@ class SupervisorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """
 
     strategy: Literal["one_for_one", "rest_for_one", "one_for_all"] = "one_for_one"
-    intensity: int = 5
+    intensity: int = 10
     period: float = 30.0
 
 

@@ -31,12 +31,14 @@ class Setting:
         value: as TOML has it, or text from the environment or a flag.
         origin: ``"node.toml:7"``, ``"environment SGL_ACTORS_SCHEDULER__MAX_BATCH"``, ``"flag"``.
         is_text: `value` is text that has yet to be read as the field's type.
+        typed: how a person spelt the setting where that says it all (``"--port"``); "" for origin and key.
     """
 
     path: tuple[str, ...]
     value: Any
     origin: str
     is_text: bool = False
+    typed: str = ""
 
     @property
     def key(self) -> str:
@@ -75,9 +77,13 @@ def from_environment(environ: Mapping[str, str], actor_names: Mapping[str, str])
     return settings
 
 
-def from_flags(flags: Mapping[str, str]) -> list[Setting]:
-    """Settings of flags, given as ``{"gateway.port": "8000"}``."""
-    return [Setting(split_key(key), value, "flag", is_text=True) for key, value in flags.items()]
+def from_flags(flags: Mapping[str, str], typed: Mapping[str, str] | None = None) -> list[Setting]:
+    """Settings of flags, given as ``{"gateway.port": "8000"}``; `typed` has the flag of a key: ``{"gateway.port": "--port"}``."""
+    spelt = typed or {}
+    return [
+        Setting(split_key(key), value, "flag", is_text=True, typed=spelt.get(key, ""))
+        for key, value in flags.items()
+    ]
 
 
 def split_key(key: str) -> tuple[str, ...]:

@@ -77,8 +77,11 @@ _UNITS = {"": 1, "b": 1} | {
     for power, letter in enumerate("kmgt", start=1)
     for suffix, base in (("b", 1000), ("ib", 1024))
 }
+WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+"""What the checker calls a type, and what people call it."""
 ROOT = "root"
 _ACTOR_NAME = re.compile(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\Z")
+_TYPE = re.compile(r"`(\w+)`")
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*\Z")
 
 
@@ -133,6 +136,8 @@ class Draft:
     def _value(self, setting: Setting) -> tuple[str, str, Any] | None:
         """Return (section or actor, field, checked value) of one setting, None for an empty table."""
         section, *rest = setting.path
+        if not rest and section not in (*SECTIONS, ACTORS) and not isinstance(setting.value, dict):
+            raise problem(setting, "a key outside any section", elsewhere=_anywhere(section))
         if section != ACTORS and section not in SECTIONS:
             raise problem(setting, f"unknown section [{section}]", section, (*SECTIONS, ACTORS))
         struct = ActorSpec if section == ACTORS else SECTIONS[section]
@@ -192,7 +197,8 @@ def problem(
     """The error for one setting, with a suggestion if `given` resembles something `known`."""
     near = get_close_matches(given, list(known), n=1)
     hint = near[0] if near else elsewhere
-    return ConfigError(f"{setting.origin} {setting.key}: {why}" + (f", did you mean {hint}?" if hint else ""))
+    where = setting.typed or f"{setting.origin} {setting.key}"
+    return ConfigError(f"{where}: {why}" + (f", did you mean {hint}?" if hint else ""))
 
 
 def _elsewhere(field: str) -> str | None:
@@ -201,6 +207,13 @@ def _elsewhere(field: str) -> str | None:
         (f"{section}.{field}" for section, struct in SECTIONS.items() if field in struct.__struct_fields__),
         None,
     )
+
+
+def _anywhere(field: str) -> str | None:
+    """The full key of the field, of any section, that resembles `field` most."""
+    fields = [name for struct in SECTIONS.values() for name in struct.__struct_fields__]
+    near = get_close_matches(field, fields, n=1)
+    return _elsewhere(near[0]) if near else None
 
 
 def _convert(setting: Setting, kind: Any, *, is_size: bool) -> Any:
@@ -232,8 +245,13 @@ def _why(kind: Any, message: str, value: Any) -> str:
         else []
     )
     expected = metas[0].description if metas and isinstance(value, str) and metas[0].description else None
-    text = f"expected {expected}" if expected else message.replace("`", "").split(", got ")[0]
+    text = f"expected {expected}" if expected else _TYPE.sub(_in_words, message).split(", got ")[0]
     return f"{text[0].lower()}{text[1:]}, got {value!r}"
+
+
+def _in_words(found: re.Match[str]) -> str:
+    """The name of a type as people say it."""
+    return WORDS.get(found[1], found[1])
 
 
 def _is_textual(kind: Any) -> bool:

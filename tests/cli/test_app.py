@@ -92,7 +92,10 @@ def test_a_wrong_file_is_reported_by_line_and_exits_2(home: dict[str, str], tmp_
 def test_a_wrong_flag_exits_2(home: dict[str, str], tmp_path: Path) -> None:
     """A port that is no number, a --set without a value, an unknown option."""
     for words, part in (
-        (["start", "--port", "x"], "flag gateway.port: expected int, got 'x'"),
+        (["start", "--port", "x"], "sgl-actors: --port: expected a whole number, got 'x'\n"),
+        (["check-config", "--set", "gateway.prot=1"], "--set gateway.prot: unknown key, did you mean port?"),
+        (["run", "--url", "nowhere", "p.py"], "'nowhere' is no address of a node"),
+        (["run", "--url", "http://x", "--node", "n", "p.py"], "--url and --node: one of them"),
         (["check-config", "--set", "a"], "--set a: expected SECTION.KEY=VALUE"),
         (["start", "--prot", "1"], "--prot"),
     ):
@@ -105,10 +108,15 @@ def test_a_wrong_flag_exits_2(home: dict[str, str], tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_said_before_anything_starts(
     home: dict[str, str], tmp_path: Path
 ) -> None:
-    """Which file, what to do, exit code 1, no traceback."""
+    """Which flag or line, which file, what to do, exit code 2, no traceback; `check-config` says the same."""
     done = command("start", "--model", "none.gguf", env=home, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("sgl-actors: model 'none.gguf': no such file or folder")
+    assert done.returncode == 2
+    assert done.stderr.startswith("sgl-actors: --model: model 'none.gguf': no such file or folder")
+    (tmp_path / "node.toml").write_text('[model]\npath = "none.gguf"\n')
+    for verb in ("start", "check-config"):
+        done = command(verb, env=home, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith("sgl-actors: node.toml:2 model.path: model 'none.gguf': no such file")
     assert not (tmp_path / "run").exists()
 
 
@@ -133,6 +141,7 @@ def test_models_and_version_have_json(home: dict[str, str], tmp_path: Path) -> N
     """Both can be read by programs."""
     (row,) = json.loads(command("models", "--json", env=home, cwd=tmp_path).stdout)
     assert row["name"] == "smollm2"
+    assert command("--version", env=home, cwd=tmp_path).stdout.startswith("sgl-actors 0.")
     assert "sgl-actors" in json.loads(command("version", "--json", env=home, cwd=tmp_path).stdout)
 
 
@@ -164,6 +173,18 @@ def test_run_shows_the_program_s_own_exception(home: dict[str, str], tmp_path: P
     assert (done.returncode, done.stderr) == (1, "sgl-actors: wait\n")
     done = command("run", "none.py", env=home, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "sgl-actors: none.py: no such file\n")
+
+
+def test_run_sets_where_programs_run(home: dict[str, str], tmp_path: Path) -> None:
+    """`--url` is where a program goes that chooses nothing; a node that does not run is said so before the program starts."""
+    (tmp_path / "p.py").write_text(
+        "from sgl_actors.actors.programs import runtime\nprint([one.endpoint for one in runtime._stack])\n"
+    )
+    done = command("run", "--url", "http://127.0.0.1:1", "p.py", env=home, cwd=tmp_path)
+    assert done.stdout == "['http://127.0.0.1:1']\n"
+    done = command("run", "--node", "none", "p.py", env=home, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("sgl-actors: no node runs in ")
 
 
 def test_logs_of_a_node_that_has_ended_can_be_read(home: dict[str, str], tmp_path: Path) -> None:

@@ -85,10 +85,16 @@ def test_restart_waits_for_the_new_incarnation(root: Root) -> None:
 def test_stop_waits_for_the_end_of_the_process(root: Root) -> None:
     """It returns when the root's process has ended, also if that was faster than its answer."""
     result = CliRunner().invoke(app, ["stop", "--drain", "3"])
-    assert result.stdout == "node n has stopped\n"
+    assert result.stdout == "stopped node 'n'\n"
     assert root.asked == [StopNode(3.0)]
     with pytest.raises(ProcessLookupError):
         os.kill(root.process.pid, 0)
+
+
+def test_stop_leaves_the_drain_to_the_node(root: Root) -> None:
+    """Without --drain the node's own configuration says how long running requests get."""
+    assert CliRunner().invoke(app, ["stop"]).exit_code == 0
+    assert root.asked == [StopNode(-1.0)]
 
 
 def test_stop_gives_up_on_a_node_that_does_not_end(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,16 +78,24 @@ def test_values_come_from_the_strongest_source(write: Callable[[str], Path]) -> 
             "scheduler.page_size: unknown key, did you mean cache.page_size?",
         ),
         ("# x\n[modle]\npath = 'x'\n", 3, "modle.path: unknown section [modle], did you mean model?"),
-        ("[gateway]\nport = 70000\n", 2, "gateway.port: expected int <= 65535, got 70000"),
-        ("[gateway]\nport = true\n", 2, "gateway.port: expected int, got True"),
-        ("[gateway]\nport = '80'\n", 2, "gateway.port: expected int, got '80'"),
-        ("[cache]\npage_size = 0\n", 2, "cache.page_size: expected int >= 1, got 0"),
+        ("port = 3\n", 1, "port: a key outside any section, did you mean gateway.port?"),
+        (
+            "max_bach = 3\n[node]\n",
+            1,
+            "max_bach: a key outside any section, did you mean scheduler.max_batch?",
+        ),
+        ("colour = 'red'\n", 1, "colour: a key outside any section"),
+        ("[actors.cache]\nenabled = 'no'\n", 2, "actors.cache.enabled: expected true or false, got 'no'"),
+        ("[gateway]\nport = 70000\n", 2, "gateway.port: expected a whole number <= 65535, got 70000"),
+        ("[gateway]\nport = true\n", 2, "gateway.port: expected a whole number, got True"),
+        ("[gateway]\nport = '80'\n", 2, "gateway.port: expected a whole number, got '80'"),
+        ("[cache]\npage_size = 0\n", 2, "cache.page_size: expected a whole number >= 1, got 0"),
         (
             "[cache]\nmemory = '1 GiBB'\n",
             2,
             "cache.memory: expected bytes or a size like \"1GiB\", got '1 GiBB'",
         ),
-        ("[cache]\nmemory = '0'\n", 2, "cache.memory: expected int >= 1, got 0"),
+        ("[cache]\nmemory = '0'\n", 2, "cache.memory: expected a whole number >= 1, got 0"),
         ("[model]\ndevice = 'gpu'\n", 2, "model.device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         (
             "[model]\ndtype = 'float23'\n",
@@ -95,7 +103,7 @@ def test_values_come_from_the_strongest_source(write: Callable[[str], Path]) -> 
             "model.dtype: expected auto, float32, bfloat16 or float16, got 'float23', did you mean float32?",
         ),
         ("[scheduler]\ntimeout = nan\n", 2, "scheduler.timeout: expected a finite number, got nan"),
-        ("[scheduler]\ntimeout = 0\n", 2, "scheduler.timeout: expected float > 0.0, got 0"),
+        ("[scheduler]\ntimeout = 0\n", 2, "scheduler.timeout: expected a number > 0.0, got 0"),
         ("scheduler = 3\n", 1, "scheduler: expected a table [scheduler] with key = value lines"),
         (
             "[actors]\ncache = 'x'\n",
@@ -147,10 +155,38 @@ def test_all_mistakes_are_reported_at_once(write: Callable[[str], Path]) -> None
     lines = problems(path, flags={"gateway.hots": "x"}, environ={"SGL_ACTORS_SCHEDULER__MAX_BATCH": "many"})
     assert lines == [
         f"{path}:2 cache.page_sice: unknown key, did you mean page_size?",
-        f"{path}:4 gateway.port: expected int >= 0, got -1",
-        "environment SGL_ACTORS_SCHEDULER__MAX_BATCH scheduler.max_batch: expected int, got 'many'",
+        f"{path}:4 gateway.port: expected a whole number >= 0, got -1",
+        "environment SGL_ACTORS_SCHEDULER__MAX_BATCH scheduler.max_batch: expected a whole number, got 'many'",
         "flag gateway.hots: unknown key, did you mean host?",
     ]
+
+
+def test_a_flag_is_named_as_it_was_typed() -> None:
+    """Somebody who typed `--port` is not told of a key that they never wrote."""
+    with pytest.raises(ConfigError) as caught:
+        load(
+            None,
+            flags={"gateway.port": "abc", "cache.pages": "-1"},
+            environ=NONE,
+            typed={"gateway.port": "--port"},
+        )
+    assert caught.value.message.splitlines() == [
+        "--port: expected a whole number, got 'abc'",
+        "flag cache.pages: expected a whole number >= 0, got -1",
+    ]
+
+
+def test_a_model_that_is_not_there_is_a_mistake_of_the_configuration(write: Callable[[str], Path]) -> None:
+    """`check_model` says where the name was written, and nothing about a model that is there."""
+    path = write('[model]\npath = "none.gguf"\n')
+    with pytest.raises(
+        ConfigError, match=rf"^{re.escape(str(path))}:2 model\.path: model 'none\.gguf': no such"
+    ):
+        load(path, environ=NONE).check_model()
+    with pytest.raises(ConfigError, match=r"^--model: model 'x\.gguf'"):
+        load(path, flags={"model.path": "x.gguf"}, environ=NONE).check_model({"model.path": "--model"})
+    path.with_name("none.gguf").write_bytes(b"GGUF....")
+    load(path, environ=NONE).check_model()
 
 
 def test_text_that_is_no_toml_is_reported_with_its_line(write: Callable[[str], Path]) -> None:

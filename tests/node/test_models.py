@@ -27,7 +27,7 @@ def cache(tmp_path: Path) -> dict[str, str]:
             (folder / "refs").mkdir()
             (folder / "refs" / "main").write_text("abc\n")
 
-    add("org/good", ["config.json", "model.safetensors"])
+    add("org/good", ["config.json", "tokenizer.json", "model.safetensors"])
     add("org/pickled", ["config.json", "pytorch_model.bin"])
     add("org/half", ["config.json", "model.safetensors"], is_whole=False)
     return {"HF_HUB_CACHE": str(hub)}
@@ -74,11 +74,12 @@ def test_a_misspelt_name_gets_a_suggestion(cache: dict[str, str]) -> None:
 
 
 def test_a_path_is_taken_as_it_is_and_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that begins as a GGUF does, and a folder with config.json and safetensors, are checkpoints."""
+    """A file that begins as a GGUF does, and a folder with config.json, tokenizer.json and safetensors, are checkpoints."""
     monkeypatch.chdir(tmp_path)
     Path("m.gguf").write_bytes(b"GGUF1234")
     Path("folder").mkdir()
     Path("folder/config.json").write_text("{}")
+    Path("folder/tokenizer.json").write_text("{}")
     Path("folder/a.safetensors").write_bytes(b"")
     assert resolve("m.gguf").path == tmp_path / "m.gguf"
     assert resolve("./folder").path == tmp_path / "folder"
@@ -97,6 +98,11 @@ def test_a_path_is_taken_as_it_is_and_made_absolute(tmp_path: Path, monkeypatch:
             "only pickled weights, which are never loaded",
         ),
         ({"config.json": b"{}"}, ".", r"expected \*\.safetensors; there are none"),
+        (
+            {"config.json": b"{}", "a.safetensors": b""},
+            ".",
+            r"expected tokenizer\.json beside config\.json",
+        ),
         ({}, "absent.gguf", "no such file or folder, nor a model on this machine"),
     ],
 )

@@ -265,7 +265,7 @@ async def test_crash_loop_gives_up(tmp_path: Path) -> None:
     await node.start()
     await node.done.wait()
     assert (await node.close()).startswith("bad: RuntimeError: cannot start")
-    assert node.supervisor.children["bad"].restarts == 5
+    assert node.supervisor.children["bad"].restarts == node.config.supervisor.intensity
 
 
 async def test_unknown_class_is_fatal(tmp_path: Path) -> None:

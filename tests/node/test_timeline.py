@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from structlog.stdlib import BoundLogger
 
 from sgl_actors.actors.microkernel.logs import actor_logger, close_all, log_path
-from sgl_actors.actors.node.timeline import Line, follow, merge
+from sgl_actors.actors.node.timeline import Entry, actors_of, follow, merge
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -42,8 +42,8 @@ def take(steps: Iterator[Callable[[], object]]) -> None:
     next(steps)()
 
 
-def events(lines: Iterator[Line] | list[Line]) -> list[str]:
-    return [line["event"] for line in lines]
+def events(entries: Iterable[Entry]) -> list[str]:
+    return [entry.line["event"] for entry in entries]
 
 
 def test_lines_of_all_actors_are_in_the_order_of_time(
@@ -67,7 +67,7 @@ def test_the_time_line_is_sorted_however_files_were_moved_aside(
     for number, name in enumerate(names):
         actor_logger(path, name, 1, clock=clock, max_bytes=size).info("e", number=number)
     close_all()
-    numbers = [line["number"] for line in merge(path)]
+    numbers = [entry.line["number"] for entry in merge(path)]
     assert numbers == sorted(numbers)
     assert numbers[-1:] == [len(names) - 1][: len(names)]
 
@@ -87,6 +87,47 @@ def test_a_request_s_time_line_has_its_own_lines_and_those_of_its_trace(
     assert events(merge(tmp_path, request="r1", actor="scheduler")) == ["step"]
     assert events(merge(tmp_path, request="t2")) == ["other"]
     assert events(merge(tmp_path, request="nobody")) == []
+
+
+def test_the_id_of_an_answer_stands_for_its_choices(node: Callable[..., BoundLogger], tmp_path: Path) -> None:
+    """An answer's id finds the lines of `<id>-<n>`, a choice the line of its answer, the trace all of them."""
+    node("scheduler").info("submitted 0", request="cmpl-a-0", trace="t1")
+    node("scheduler").info("submitted 1", request="cmpl-a-1", trace="t1")
+    node("scheduler").info("of another", request="cmpl-b-0", trace="t2")
+    node("scheduler").info("named alike", request="cmpl-a-0-x", trace="t3")
+    node("worker/0").info("step", requests=["cmpl-b-0", "cmpl-a-1"])
+    node("worker/0").info("step of another", requests=["cmpl-b-0"])
+    node("gateway").info("answered", request="cmpl-a", trace="t1")
+    everything = ["submitted 0", "submitted 1", "step", "answered"]
+    assert events(merge(tmp_path, request="cmpl-a")) == everything
+    assert events(merge(tmp_path, request="t1")) == everything
+    assert events(merge(tmp_path, request="cmpl-a-1")) == ["submitted 1", "step", "answered"]
+
+
+def test_the_last_run_can_be_had_alone(node: Callable[..., BoundLogger], tmp_path: Path) -> None:
+    """A run begins where the root says again that an epoch is up, or that any is up after it was stopping."""
+    node("root").info("up", name="cache#1")
+    node("cache").info("first")
+    node("root").info("up", name="cache#2")  # restarted within the run
+    node("root").info("up", name="cache#1")  # killed, and started again
+    node("cache").info("second")
+    node("root").info("stopping")
+    node("root").info("up", name="cache#3")
+    node("cache").info("third")
+    assert [entry.run for entry in merge(tmp_path, actor="cache")] == [0, 1, 2]
+    assert events(merge(tmp_path, actor="cache", last=True)) == ["third"]
+    lines = follow(tmp_path, lambda: node("cache").info("more"), actor="cache", last=True)
+    assert events(islice(lines, 2)) == ["third", "more"]
+    lines.close()
+
+
+def test_actors_are_known_by_their_lines_and_from_the_root(
+    node: Callable[..., BoundLogger], tmp_path: Path
+) -> None:
+    """An actor that has not written a line yet is known once it is up."""
+    node("root").info("up", name="worker/0#3")
+    node("cache").info("x")
+    assert actors_of(tmp_path) == ["cache", "root", "worker/0"]
 
 
 def test_damaged_lines_are_left_out(node: Callable[..., BoundLogger], tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ DEFAULT_FILE = Path("node.toml")
 
 app = typer.Typer(
     name="sgl-actors",
-    help="Run programs that call a language model many times, and the node that serves them.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -33,6 +33,16 @@ Values = Annotated[
 ]
 
 
+@app.callback()
+def command(
+    show_version: Annotated[bool, typer.Option("--version", help="Print versions and end.")] = False,
+) -> None:
+    """Run programs that call a language model many times, and the node that serves them."""
+    if show_version:
+        version()
+        raise typer.Exit
+
+
 @app.command()
 def start(
     config: Config = None,
@@ -44,12 +54,20 @@ def start(
     """Run a node in the foreground. Without --config, ./node.toml is used if it is there."""
     from sgl_actors.actors.node.config import load
 
-    flags = {"gateway.host": host, "gateway.port": port, "model.path": model}
+    own = {
+        "gateway.host": ("--host", host),
+        "gateway.port": ("--port", port),
+        "model.path": ("--model", model),
+    }
+    given = parse_values(values)
+    typed = {key: flag for key, (flag, value) in own.items() if value is not None}
+    typed |= {key: f"--set {key}" for key in given}
     loaded = load(
         config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None),
-        flags={key: value for key, value in flags.items() if value is not None} | parse_values(values),
+        flags={key: value for key, (_, value) in own.items() if value is not None} | given,
+        typed=typed,
     )
-    loaded.to_builtins()  # a checkpoint that is not there is said before anything starts
+    loaded.check_model(typed)  # a checkpoint that is not there is said before anything starts
 
     from sgl_actors.actors.node.main import main as run_node
 
@@ -66,10 +84,21 @@ def start(
 def run(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A Python file.", metavar="FILE.py")],
+    url: Annotated[
+        str | None, typer.Option("--url", help="Run it on the node at this address.", metavar="URL")
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option("--node", help="Run it on the running node of this name.", metavar="NAME")
+    ] = None,
 ) -> None:
-    """Run a program. What follows the file's name are its arguments."""
-    from sgl_actors.cli.programs import run_file
+    """Run a program. What follows the file's name are its arguments.
 
+    Without --url or --node, and unless the program says `sgl.connect(…)`, it brings a node of its own.
+    """
+    from sgl_actors.cli.programs import run_file, use_node
+
+    if url is not None or node is not None:
+        use_node(url, node)
     raise typer.Exit(run_file(file, context.args))
 
 
@@ -92,7 +121,7 @@ def chat(
     from sgl_actors.cli.chat import Settings, chat_in_terminal
 
     settings = Settings(system=system, max_tokens=max_tokens, temperature=temperature, seed=seed)
-    asyncio.run(chat_in_terminal(settings, node=node, config=config, model=model))
+    raise typer.Exit(asyncio.run(chat_in_terminal(settings, node=node, config=config, model=model)))
 
 
 @app.command()
@@ -111,20 +140,31 @@ def logs(
     actor: Annotated[str | None, typer.Argument(help="Only this actor's lines, such as worker/0.")] = None,
     request: Annotated[str | None, typer.Option(help="Only this request's lines.", metavar="ID")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    every_run: Annotated[
+        bool, typer.Option("--all", help="Earlier runs of the node, too; --request looks at all of them.")
+    ] = False,
     node: NodeName = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Print the log lines of all actors as one time line."""
+    """Print the log lines of all actors as one time line.
+
+    It shows the present run of the node, or the last one. A request is named by the id of its answer or by the answer's
+    x-request-id.
+    """
     from sgl_actors.cli.show import show_lines, time_line
 
     folder = _log_dir(node, config)
-    show_lines(
-        time_line(folder, actor=actor, request=request, follow=follow),
+    shown = show_lines(
+        time_line(
+            folder, actor=actor, request=request, follow=follow, last=not every_run and request is None
+        ),
         as_json=as_json,
         relative=request is not None,
         stream=sys.stdout,
     )
+    if not shown and not as_json:
+        typer.echo("no lines" if every_run else "no lines of this run; --all looks at earlier ones", err=True)
 
 
 @app.command()
@@ -149,7 +189,12 @@ def restart(
 def stop(
     node: NodeName = None,
     config: Config = None,
-    drain: Annotated[float, typer.Option(min=0.0, help="Seconds that running requests get.")] = 10.0,
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Seconds that running requests get; without it, what the node's node.toml says."
+        ),
+    ] = None,
 ) -> None:
     """Stop the running node and wait for its end."""
     import asyncio
@@ -158,7 +203,7 @@ def stop(
 
     record = find(node, config)
     asyncio.run(stop_node(record, drain))
-    typer.echo(f"node {record.name} has stopped")
+    typer.echo(f"stopped node {record.name!r}")
 
 
 @app.command("check-config")
@@ -170,7 +215,7 @@ def check_config(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a node.toml and print its values.
+    """Check a node.toml and the model it names, and print its values.
 
     The exit code is 2 if anything is wrong.
     """
@@ -178,9 +223,11 @@ def check_config(
     from sgl_actors.cli.show import show_config
 
     path = file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
-    show_config(
-        load(path, flags=parse_values(values)), show_origin=show_origin, as_json=as_json, stream=sys.stdout
-    )
+    given = parse_values(values)
+    typed = {key: f"--set {key}" for key in given}
+    loaded = load(path, flags=given, typed=typed)
+    loaded.check_model(typed)
+    show_config(loaded, show_origin=show_origin, as_json=as_json, stream=sys.stdout)
 
 
 @app.command()

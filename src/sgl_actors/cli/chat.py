@@ -1,14 +1,13 @@
 """`sgl-actors chat`: a conversation in the terminal, streamed as it comes.
 
 `Conversation` holds the turns and knows no terminal; `chat_in_terminal` reads lines and prints chunks. Ctrl-C ends an
-answer, Ctrl-D the conversation. A line that begins with a slash is a command.
+answer, or at the prompt the conversation, as Ctrl-D does. A line that begins with a slash is a command.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -19,10 +18,12 @@ from typing import cast
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.node.client import NodeClient
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Chunk, Generate, SamplingOptions
+from sgl_actors.cli import INTERRUPTED
 from sgl_actors.cli.node import client, find
+from sgl_actors.cli.terminal import Terminal
 from sgl_actors.errors import NotReady, SglActorsError
 
-HELP = "/clear begins anew, /quit or Ctrl-D ends, Ctrl-C stops an answer."
+HELP = "/clear begins anew; Ctrl-C stops an answer; Ctrl-C or Ctrl-D at the prompt, or /quit, ends."
 
 
 @dataclass(frozen=True)
@@ -84,57 +85,58 @@ class Conversation:
 
 async def chat_in_terminal(
     settings: Settings, *, node: str | None, config: Path | None, model: str | None
-) -> None:
-    """Read turns from stdin until it ends; answers go to stdout, everything else to stderr."""
+) -> int:
+    """Read turns from stdin until it ends; answers go to stdout, everything else to stderr. Returns the exit code."""
     async with _node(node, config, model) as context:
         talking = NodeClient(context)
         info = await talking.model()
-        interactive = sys.stdin.isatty()
-        if interactive:
+        terminal = Terminal(sys.stdin.fileno())
+        if terminal.interactive:
             print(f"{info.served_name}, context {info.context:,} tokens. {HELP}", file=sys.stderr)
-        conversation = Conversation(settings)
-        while (line := await asyncio.to_thread(_read_line, "> " if interactive else "")) is not None:
-            match line.strip():
-                case "":
-                    continue
-                case "/quit":
-                    return
-                case "/clear":
-                    conversation.clear()
-                case text if text.startswith("/"):
-                    print(HELP, file=sys.stderr)
-                case text:
-                    await _answer(conversation, talking, text)
+        with terminal.interruptible():
+            return await _converse(Conversation(settings), talking, terminal)
 
 
-async def _answer(conversation: Conversation, node: NodeClient, text: str) -> None:
-    """One answer; Ctrl-C ends it and not the conversation."""
-    loop = asyncio.get_running_loop()
-    answering = asyncio.current_task()
-    assert answering is not None
-    loop.add_signal_handler(signal.SIGINT, answering.cancel)
+async def _converse(conversation: Conversation, node: NodeClient, terminal: Terminal) -> int:
+    while True:
+        try:
+            line = await terminal.ask("> ")
+        except asyncio.CancelledError:
+            if not terminal.interrupted():
+                raise
+            return INTERRUPTED
+        if line is None:
+            return 0
+        match line.strip():
+            case "":
+                continue
+            case "/quit":
+                return 0
+            case "/clear":
+                conversation.clear()
+            case text if text.startswith("/"):
+                print(HELP, file=sys.stderr)
+            case text:
+                await _answer(conversation, node, text, terminal)
+
+
+async def _answer(conversation: Conversation, node: NodeClient, text: str, terminal: Terminal) -> None:
+    """One answer; at a terminal, Ctrl-C ends it and not the conversation."""
     try:
-        await conversation.answer(node, text, _write)
+        with terminal.quiet():
+            await conversation.answer(node, text, _write)
     except asyncio.CancelledError:
-        answering.uncancel()
+        if not terminal.interrupted():
+            raise
     except SglActorsError as error:
         print(f"sgl-actors: {error.message}", file=sys.stderr)
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
         _write("\n")
 
 
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _read_line(prompt: str) -> str | None:
-    """A line without its newline, None at the end of the input."""
-    try:
-        return input(prompt)
-    except EOFError:
-        return None
 
 
 @asynccontextmanager

@@ -19,6 +19,10 @@ RESTART_TIMEOUT = 660.0
 """Longer than an actor may take to start."""
 GRACE = 30.0
 """Seconds that a node gets, after its drain, to end its processes."""
+OWN_DRAIN = -1.0
+"""What a node understands as the drain of its own configuration."""
+LONGEST_DRAIN = 3600.0
+"""Seconds that a node may take for a drain that we do not know."""
 POLL = 0.05
 
 
@@ -55,15 +59,23 @@ async def restart_actor(record: NodeRecord, actor: str) -> None:
         await context.call(ROOT, RestartActor(actor), Done, timeout=RESTART_TIMEOUT)
 
 
-async def stop_node(record: NodeRecord, drain: float) -> None:
-    """Stop the node and wait for the end of its root process; `DeadlineExceeded` if it does not end."""
+async def stop_node(record: NodeRecord, drain: float | None = None) -> None:
+    """Stop the node and wait for the end of its root process; `DeadlineExceeded` if it does not end.
+
+    Args:
+        record: the node.
+        drain: seconds that running requests get; None for what the node's own configuration says.
+    """
     async with client(record) as context:
         with suppress(ActorDown):  # it may be faster than its answer
-            await context.call(ROOT, StopNode(drain), Done, timeout=ASK_TIMEOUT)
-    deadline = asyncio.get_running_loop().time() + drain + GRACE
+            await context.call(
+                ROOT, StopNode(OWN_DRAIN if drain is None else drain), Done, timeout=ASK_TIMEOUT
+            )
+    patience = (LONGEST_DRAIN if drain is None else drain) + GRACE
+    deadline = asyncio.get_running_loop().time() + patience
     while record.alive:
         if asyncio.get_running_loop().time() > deadline:
             raise DeadlineExceeded(
-                f"node {record.name} (process {record.pid}) has not ended after {drain + GRACE:g} s"
+                f"node {record.name!r} (process {record.pid}) has not ended after {patience:g} s"
             )
         await asyncio.sleep(POLL)

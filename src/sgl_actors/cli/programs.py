@@ -6,7 +6,22 @@ import runpy
 import sys
 from pathlib import Path
 
-from sgl_actors.errors import InvalidRequest
+from sgl_actors.errors import ConfigError, InvalidRequest
+
+
+def use_node(url: str | None, name: str | None) -> None:
+    """Have programs run on a node that runs, by its address or its name, unless they choose one themselves.
+
+    Raises:
+        ConfigError: both are given, or `url` is no address.
+        NotReady: no node of that name runs.
+    """
+    import sgl_actors
+    from sgl_actors.cli.node import find
+
+    if url is not None and name is not None:
+        raise ConfigError("--url and --node: one of them says where to run")
+    sgl_actors.connect(find(name, None).endpoint if url is None else url)
 
 
 def run_file(file: Path, arguments: list[str]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +19,8 @@ from sgl_actors.actors.microkernel.messages import ActorRow, Actors
 from sgl_actors.actors.node.banner import format_size
 from sgl_actors.actors.node.config import NodeConfig
 from sgl_actors.actors.node.models import ModelRow
-from sgl_actors.actors.node.timeline import Line, follow, merge
+from sgl_actors.actors.node.timeline import Entry, actors_of, follow, merge
+from sgl_actors.errors import InvalidRequest
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the log files with --follow."""
@@ -97,38 +99,63 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def time_line(folder: Path, *, actor: str | None, request: str | None, follow: bool) -> Iterator[Line]:
-    """The wanted log lines, without end if they are followed."""
+def time_line(
+    folder: Path, *, actor: str | None, request: str | None, follow: bool, last: bool
+) -> Iterator[Entry]:
+    """The wanted log lines, without end if they are followed; `last` leaves out earlier runs of the node.
+
+    Raises:
+        InvalidRequest: there is no such actor, or nothing names the request (which may still come if lines are followed).
+    """
+    known = actors_of(folder) if actor is not None else []
+    if actor is not None and known and actor not in known:
+        raise InvalidRequest(f"no actor {actor!r}; there are {', '.join(known)}")
     if follow:
-        return _follow(folder, actor, request)
-    return merge(folder, actor=actor, request=request)
+        return _follow(folder, actor, request, last=last)
+    entries = merge(folder, actor=actor, request=request, last=last)
+    first = next(entries, None)
+    if first is None and request is not None:
+        of_actor = "" if actor is None else f" of {actor}"
+        raise InvalidRequest(f"no line{of_actor} names request {request!r}")
+    return iter(()) if first is None else chain([first], entries)
 
 
-def _follow(folder: Path, actor: str | None, request: str | None) -> Iterator[Line]:
+def _follow(folder: Path, actor: str | None, request: str | None, *, last: bool) -> Iterator[Entry]:
     def wait() -> None:
         sys.stdout.flush()
         time.sleep(LOOK_EVERY)
 
-    return follow(folder, wait, actor=actor, request=request)
+    return follow(folder, wait, actor=actor, request=request, last=last)
 
 
-def show_lines(lines: Iterable[Line], *, as_json: bool, relative: bool, stream: TextIO) -> None:
-    """Log lines as they are, or for people; `relative` adds the milliseconds since the first of them."""
+def show_lines(entries: Iterable[Entry], *, as_json: bool, relative: bool, stream: TextIO) -> int:
+    """Log lines as they are, or for people, with a line where a day or a run begins. Returns how many there were.
+
+    `relative` adds the milliseconds since the first of them.
+    """
     from rich.console import Console
     from rich.text import Text
 
     console = Console(file=stream, soft_wrap=True, highlight=False)
     first: datetime | None = None
-    for line in lines:
+    shown: tuple[int, str] | None = None
+    count = 0
+    for count, (run, line) in enumerate(entries, start=1):  # noqa: B007 - the last count is the answer
         if as_json:
             stream.write(msgspec.json.encode(line).decode() + "\n")
             continue
         moment = _moment(line)
         first = first or moment
+        day = moment.strftime("%Y-%m-%d UTC") if moment else ""
+        if shown is None or (run, day) != shown:
+            again = ", the node was started again" if shown is not None and run != shown[0] else ""
+            console.print(Text(f"-- {day}{again}", "bold"))
+            shown = (run, day)
         since = (
             f"+{(moment - first).total_seconds() * 1000:9.1f} ms " if relative and moment and first else ""
         )
         console.print(Text(since + format_line(line), style=COLOURS.get(str(line.get("level")), "")))
+    return count
 
 
 def format_line(line: Mapping[str, Any]) -> str:
