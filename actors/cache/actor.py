@@ -34,7 +34,8 @@ CHECK_PERIOD = 30.0
 class CacheActor(Actor):
     """See the module."""
 
-    mailbox = MailboxSpec(capacity=4096)
+    mailbox = MailboxSpec(capacity=8192)
+    """The scheduler, with one question at a time and one `Commit` per step, has the control lane to itself."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -124,13 +125,13 @@ class CacheActor(Actor):
         leases: list[Lease] = []
         if message.epoch != self.epoch:
             self._stale += 1
-            return Granted(self.epoch, leases, self._available)
+            return Granted(self.epoch, leases)
         for want in message.wants:
             lease = self.core.grant(want)
             if lease is None:
                 break
             leases.append(lease)
-        return Granted(self.epoch, leases, self._available)
+        return Granted(self.epoch, leases)
 
     def _commit(self, message: Commit, sender: Address) -> None:
         if sender != self._owner:
@@ -149,10 +150,6 @@ class CacheActor(Actor):
             self.log.error("accounts wrong", problem=problem)
             self.core.repair()
         self.ctx.after(CHECK_PERIOD, CheckAccounts())
-
-    @property
-    def _available(self) -> int:
-        return self.core.free + self.core.tree.evictable
 
     def _pool(self) -> Pool:
         core = self.core

@@ -103,11 +103,10 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 class Granted(Message):
-    """`leases` for the first len(leases) wants; the rest did not fit now (`free` counts pages free or evictable)."""
+    """`leases` for the first len(leases) wants; the rest did not fit now."""
 
     epoch: int
     leases: list[Lease]
-    free: int = 0
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -124,7 +123,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 class Commit(Message):
-    """Cast. Insert into the tree. Unknown leases are ignored and counted."""
+    """Cast on the control lane, as everything that the scheduler sends. Insert into the tree. Unknown leases are ignored and counted."""
 
     epoch: int
     entries: list[Entry]

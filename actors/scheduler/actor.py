@@ -3,10 +3,13 @@
 In, from askers: `Submit`, `Stop`, `Abort`, `FlushCache`, `DescribeModel`, `Drain`; from the worker `StepDone`,
 `NeedFull`, `ResetDone`.
 Out: `Progress` to whoever submitted, one per step; `Step`, `Describe`, `Reset` to the worker; `Grant`, `Commit`, `Reset`
-and `Flush` to the cache. Questions are asked from tasks, so that no round trip to the cache holds up a step.
+and `Flush` to the cache. Questions are asked from tasks, so that no round trip to the cache holds up a step. All of that
+goes by the control lane, in order; where even that is full, commits and ends are kept and sent again, and tokens are left
+out: the submitter sees the gap and asks for them.
 
-When worker or cache goes down, requests wait with the tokens they have until both are back, and go on. When a submitter
-goes down, its requests end. When the scheduler itself crashes, its requests are lost: the askers submit them again with
+When worker or cache goes down, requests wait with the tokens they have until both are back, and go on; those that were in
+the step of a crash run again in halves (`quarantine`). When a submitter goes down, its requests go on for some seconds, for
+its successor to take over. When the scheduler itself crashes, its requests are lost: the askers submit them again with
 the tokens they have received; the new incarnation begins with an epoch of its own, so nothing of the old one is
 mistaken for its work.
 """
@@ -17,10 +20,10 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from sgl_actors.actors.cache.messages import Flush, Grant, Granted, Pool
+from sgl_actors.actors.cache.messages import Commit, Flush, Grant, Granted, Pool
 from sgl_actors.actors.cache.messages import Reset as ResetCache
 from sgl_actors.actors.microkernel import Actor, Address, Context, Down, MailboxSpec, Message, Request, Up
-from sgl_actors.actors.scheduler.core import SchedulerCore
+from sgl_actors.actors.scheduler.core import RETRY, SchedulerCore
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
 from sgl_actors.actors.scheduler.messages import (
     Abort,
@@ -30,6 +33,7 @@ from sgl_actors.actors.scheduler.messages import (
     FlushCache,
     Flushed,
     Options,
+    Progress,
     Stop,
     Submit,
     Tick,
@@ -52,6 +56,8 @@ WORKER_TIMEOUT = 60.0
 """Seconds until the worker is asked again what it serves."""
 EPOCH_SHIFT = 20
 """Batch epochs that one incarnation of the scheduler may use, as a power of two."""
+ORDERED_DOWN = "stopped"
+"""Reason of the `Down` of an actor that an operator stopped or restarted."""
 
 
 def first_epoch(incarnation: int) -> int:
@@ -62,7 +68,8 @@ def first_epoch(incarnation: int) -> int:
 class SchedulerActor(Actor):
     """See the module."""
 
-    mailbox = MailboxSpec(capacity=4096)
+    mailbox = MailboxSpec(capacity=8192)
+    """Its control lane holds four times as many: a `Submit`, `Stop` and `Abort` for each request that `queue` lets wait, by far."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -72,6 +79,7 @@ class SchedulerActor(Actor):
         self._cache: Address | None = None
         self._owners: set[Address] = set()
         self._drains: list[Request] = []
+        self._unsent: list[Report] = []
         self._timer: tuple[float, Callable[[], None]] | None = None
 
     async def start(self) -> None:
@@ -91,10 +99,11 @@ class SchedulerActor(Actor):
             case Stop():
                 self._perform(core.stop(message))
             case Abort():
-                self._perform(core.abort(message.ids, self.ctx.now(), everything=message.all))
+                self._perform(core.abort(message.ids, everything=message.all))
             case Tick():
                 self._timer = None
-                self._perform(core.tick(self.ctx.now()))
+                unsent, self._unsent = self._unsent, []
+                self._perform([*unsent, *core.tick(self.ctx.now())])
             case ResetDone():
                 self._perform(core.quieted(message))
             case NeedFull():
@@ -102,7 +111,7 @@ class SchedulerActor(Actor):
             case Up():
                 self._up(message.address)
             case Down():
-                self._down(message.address)
+                self._down(message)
             case DescribeModel():
                 return self._describe()
             case FlushCache():
@@ -138,16 +147,18 @@ class SchedulerActor(Actor):
             self._cache = address
             self._perform(self.core.cache_up())
 
-    def _down(self, address: Address) -> None:
+    def _down(self, message: Down) -> None:
+        address = message.address
         if address == self._worker:
             self._worker = None
-            self._perform(self.core.worker_down())
+            self._perform(self.core.worker_down(crashed=message.reason != ORDERED_DOWN))
         elif address == self._cache:
             self._cache = None
             self._perform(self.core.cache_down())
         elif address in self._owners:
             self._owners.discard(address)
-            self._perform(self.core.owner_down(address))
+            self._unsent = [report for report in self._unsent if report.owner != address]
+            self._perform(self.core.owner_down(address, self.ctx.now()))
 
     def _know(self, owner: Address) -> None:
         if owner not in self._owners:
@@ -170,23 +181,17 @@ class SchedulerActor(Actor):
 
     async def _flush_cache(self, cache: Address, request: Request) -> None:
         try:
-            await self.ctx.call(cache, Flush(), Pool, timeout=CACHE_TIMEOUT)
+            await self.ctx.call(cache, Flush(), Pool, timeout=CACHE_TIMEOUT, control=True)
         except SglActorsError as error:
             request.fail(error)
         else:
             request.reply(Flushed(done=True))
 
     def _drain(self, request: Request) -> None:
-        """Refuse new requests for good, unless this asker gives up before the last one has ended."""
+        """Refuse new requests for good, also when this asker gives up before the last one has ended."""
         self.core.drain()
         self._drains.append(request)
-        request.on_cancel(self._undrain)
         self._answer_drains()
-
-    def _undrain(self) -> None:
-        self._drains = [request for request in self._drains if not request.cancelled]
-        if not self._drains and self.core.busy:
-            self.core.drain(on=False)
 
     def _answer_drains(self) -> None:
         if self._drains and not self.core.busy:
@@ -203,8 +208,8 @@ class SchedulerActor(Actor):
                     self._to_worker(message)
                 case ToCache(message):
                     self._to_cache(message)
-                case Report(owner, progress):
-                    self._report(owner, progress)
+                case Report():
+                    self._report(effect)
                 case Note():
                     self._log(effect)
         self._answer_drains()
@@ -234,7 +239,7 @@ class SchedulerActor(Actor):
                     self._perform(self.core.described(info))
                 return
 
-    def _to_cache(self, message: Message) -> None:
+    def _to_cache(self, message: Commit | Grant | ResetCache) -> None:
         cache = self._cache
         assert cache is not None, "the core speaks to a cache that is up"
         if isinstance(message, Grant):
@@ -242,12 +247,19 @@ class SchedulerActor(Actor):
         elif isinstance(message, ResetCache):
             self.ctx.task(self._reset_cache(cache, message), name="reset cache")
         else:
-            self.ctx.cast(cache, message)
+            self._commit(cache, message)
+
+    def _commit(self, cache: Address, message: Commit) -> None:
+        try:
+            self.ctx.cast(cache, message, control=True)
+        except Overloaded as error:
+            self.log.warning("cache takes no mail", entries=len(message.entries), error=error.message)
+            self.core.uncommitted(message, self.ctx.now())
 
     async def _reset_cache(self, cache: Address, message: ResetCache) -> None:
         while cache == self._cache and message.epoch == self.core.links.epoch:
             try:
-                pool = await self.ctx.call(cache, message, Pool, timeout=CACHE_TIMEOUT)
+                pool = await self.ctx.call(cache, message, Pool, timeout=CACHE_TIMEOUT, control=True)
             except (DeadlineExceeded, Overloaded) as error:
                 self.log.warning("cache silent", error=error.message)
             except ActorDown:
@@ -258,7 +270,7 @@ class SchedulerActor(Actor):
 
     async def _grant(self, cache: Address, message: Grant) -> None:
         try:
-            answer = await self.ctx.call(cache, message, Granted, timeout=CACHE_TIMEOUT)
+            answer = await self.ctx.call(cache, message, Granted, timeout=CACHE_TIMEOUT, control=True)
         except InvalidRequest as error:
             self.log.warning("grant refused", error=error.message)
             self._perform(self.core.grant_refused(message.epoch))
@@ -268,13 +280,15 @@ class SchedulerActor(Actor):
         else:
             self._perform(self.core.granted(message.epoch, answer))
 
-    def _report(self, owner: Address, progress: Message) -> None:
-        """Tell a submitter. One that takes no mail any more is as good as down."""
+    def _report(self, report: Report) -> None:
+        """Tell a submitter. If it takes no mail, ends are told later; it notices by itself that tokens are missing."""
         try:
-            self.ctx.cast(owner, progress, control=True)
+            self.ctx.cast(report.owner, report.progress, control=True)
         except Overloaded as error:
-            self.log.warning("submitter takes no mail", owner=str(owner), error=error.message)
-            self._perform(self.core.owner_down(owner))
+            self.log.warning("submitter takes no mail", owner=str(report.owner), error=error.message)
+            ends = [update for update in report.progress.updates if update.finish is not None]
+            if ends and report.owner in self._owners:
+                self._unsent.append(Report(report.owner, Progress(ends)))
 
     def _log(self, note: Note) -> None:
         bound = {"request": note.request, "program": note.program, "trace": note.trace}
@@ -283,6 +297,9 @@ class SchedulerActor(Actor):
     def _set_timer(self) -> None:
         """One timer, for the earliest time that the core waits for."""
         due = self.core.wakeup()
+        if self._unsent:
+            again = self.ctx.now() + RETRY
+            due = again if due is None else min(due, again)
         if self._timer is not None:
             if due is not None and self._timer[0] <= due:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sgl_actors.actors.scheduler.generation import Generation
@@ -39,10 +40,15 @@ class Batch:
         self.running.append(generation)
 
     def leave(self, generation: Generation) -> None:
-        """Plan no more for it; the worker forgets it with the next step, unless it has done so by itself."""
+        """Plan no more for it; the worker forgets it with the next step, if it has not done so by itself."""
         self.running.remove(generation)
-        if generation.entered and not generation.spoilt:
+        if generation.entered:
             self._ends.append(generation.number)
+
+    @property
+    def named(self) -> list[Generation]:
+        """Those that steps in flight name, each once; some may have ended meanwhile."""
+        return list(dict.fromkeys(generation for step in self.in_flight for generation, _ in step.work))
 
     def clear(self) -> list[Generation]:
         """Forget all that was sent and begin at step 0; those that were running, in order of admission."""
@@ -52,12 +58,19 @@ class Batch:
         self._number = 0
         return running
 
-    def assemble(self, epoch: int, chunk: int) -> Step | None:
-        """The next step: every sequence that decodes, and up to `chunk` prompt tokens, first admitted first."""
+    def assemble(
+        self, epoch: int, chunk: int, may_run: Callable[[Generation], bool] | None = None
+    ) -> Step | None:
+        """The next step: every sequence that decodes, and up to `chunk` prompt tokens, first admitted first.
+
+        With `may_run` the others stay in the batch without work.
+        """
         start: list[NewSequence] = []
         shares: list[tuple[Generation, Work]] = []
         budget = chunk
         for generation in self.running:
+            if may_run is not None and not may_run(generation):
+                continue
             work = generation.next_work(budget)
             if work is None:
                 continue

@@ -1,7 +1,7 @@
 """The scheduler without its mailbox: events in, effects out.
 
 A request waits, is granted a lease, runs, and ends; every request told to the core ends in exactly one `Update` with
-`finish`, unless its submitter is gone. Three rounds go on beside each other and never wait for one another:
+`finish`, unless its submitter is gone for longer than `ORPHAN` seconds. Three rounds go on beside each other and never wait for one another:
 
 - *grants*: one question to the cache at a time, for the requests that the policy puts first;
 - *steps*: as many in flight as `ahead` allows (0: step n+1 is sent after the StepDone of n, the plain loop);
@@ -12,7 +12,8 @@ Pages go back (`Commit` with release) only after the StepDone of the last step t
 them is sent later still.
 
 It is one state machine and reads best in one piece; what it decides with stands beside it: `generation` (one request),
-`batch` (steps), `links` (recovery), `policy`, `admission`, `deadlines`, `tombstones`.
+`batch` (steps), `links` (recovery), `orphans` (submitters that are gone), `quarantine` (which request crashes the worker),
+`policy`, `admission`, `deadlines`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,23 @@ from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, T
 from sgl_actors.actors.scheduler.generation import Generation
 from sgl_actors.actors.scheduler.links import Links
 from sgl_actors.actors.scheduler.messages import Finish, Options, Progress, Sequence, Stop, Update
+from sgl_actors.actors.scheduler.orphans import Orphans
 from sgl_actors.actors.scheduler.policy import Policy, policy_named
-from sgl_actors.actors.scheduler.tombstones import Tombstones
-from sgl_actors.actors.worker.messages import ModelInfo, ResetDone, SequenceResult, StepDone
-from sgl_actors.errors import Cancelled, ConfigError, DeadlineExceeded, NotReady, Overloaded, RemoteError
+from sgl_actors.actors.scheduler.quarantine import STRIKES, Quarantine
+from sgl_actors.actors.worker.messages import ModelInfo, ResetDone, SequenceResult, Step, StepDone
+from sgl_actors.errors import (
+    Cancelled,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    Quarantined,
+    RemoteError,
+)
 
 RETRY = 0.1
-"""Seconds before the cache is asked again after it gave no answer."""
+"""Seconds before the cache is asked again after it gave no answer or took no mail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,8 @@ class SchedulerCore:
         self._ahead = ahead
         self._live: dict[str, Generation] = {}
         self._deadlines = Deadlines()
-        self._tombstones = Tombstones()
+        self._orphans = Orphans()
+        self._quarantine = Quarantine()
         self._arrivals = 0
         self._numbers = 0
         self._releases = 0
@@ -98,17 +110,17 @@ class SchedulerCore:
 
     def wakeup(self) -> float | None:
         """When `tick` is due next."""
-        times = [at for at in (self._deadlines.next(), self._retry_at) if at is not None]
-        return min(times) if times else None
+        times = (self._deadlines.next(), self._orphans.next(), self._retry_at)
+        return min((at for at in times if at is not None), default=None)
 
     # -- from askers --------------------------------------------------------------------------------------
 
     def submit(self, sequences: Iterable[Sequence], owner: Address, now: float) -> list[Effect]:
-        """Requests of `owner` enter; a live id is attached to it instead."""
+        """Requests of `owner` enter; a live id, or one that ended while nobody owned it, is attached to it instead."""
         for sequence in sequences:
-            live = self._live.get(sequence.id)
-            if live is not None:
-                self._attach(live, sequence, owner)
+            known = self._live.get(sequence.id) or self._orphans.ended(sequence.id)
+            if known is not None and (known.goes_on(sequence) or known.finish is None):
+                self._attach(known, sequence, owner)
             else:
                 self._enter(sequence, owner, now)
         return self._go_on()
@@ -121,20 +133,20 @@ class SchedulerCore:
             self._end(generation, Finish("stop", message.matched))
         return self._go_on()
 
-    def abort(self, ids: Iterable[str], now: float, *, everything: bool = False) -> list[Effect]:
-        """End requests now; an id that is not live is remembered for when it comes."""
+    def abort(self, ids: Iterable[str], *, everything: bool = False) -> list[Effect]:
+        """End requests now; an id that is not live has ended already."""
         for request in [*self._live] if everything else ids:
             generation = self._live.get(request)
-            if generation is None:
-                self._tombstones.set(request, now)
-            else:
+            if generation is not None:
                 self._end(generation, _cancelled())
         return self._go_on()
 
-    def owner_down(self, owner: Address) -> list[Effect]:
-        """A submitter has ended: so do its requests, and nobody is told."""
-        for generation in [one for one in self._live.values() if one.owner == owner]:
-            self._end(generation, _cancelled(), tell=False)
+    def owner_down(self, owner: Address, now: float) -> list[Effect]:
+        """A submitter has ended: its requests go on for `ORPHAN` seconds, for its successor to take over."""
+        for generation in self._live.values():
+            if generation.owner == owner:
+                generation.owner = None
+                self._orphans.add(generation, now)
         return self._go_on()
 
     def tick(self, now: float) -> list[Effect]:
@@ -142,14 +154,17 @@ class SchedulerCore:
         for generation in self._deadlines.expired(now):
             message = f"request {generation.spec.id} did not end within its time"
             self._end(generation, Finish("abort", None, DeadlineExceeded.code, message))
+        for generation in self._orphans.expired(now):
+            if generation.finish is None:
+                self._end(generation, _cancelled())
         if self._retry_at is not None and self._retry_at <= now:
             self._retry_at = None
         self._stuck = None
         return self._go_on()
 
-    def drain(self, *, on: bool = True) -> None:
-        """Refuse new requests from now on, or take them again."""
-        self.draining = on
+    def drain(self) -> None:
+        """Refuse new requests from now on, for good."""
+        self.draining = True
 
     # -- from the cache -----------------------------------------------------------------------------------
 
@@ -212,15 +227,26 @@ class SchedulerCore:
             return self._go_on()
         return self._lose(self.links.batch_lost(), "cache refused us")
 
+    def uncommitted(self, commit: Commit, now: float) -> None:
+        """The cache took no mail: what it was to be told is kept, and told with the next event or a little later."""
+        if commit.epoch == self.links.epoch and self.links.ready:
+            self._entries[:0] = commit.entries
+            self._retry_at = now + RETRY
+
     # -- from the worker ----------------------------------------------------------------------------------
 
     def worker_up(self) -> list[Effect]:
         """A worker incarnation is up."""
         return self._lose(self.links.worker_up(), "worker up")
 
-    def worker_down(self) -> list[Effect]:
-        """It has ended, and all KV with it."""
-        return self._lose(self.links.worker_down(), "worker down")
+    def worker_down(self, *, crashed: bool = True) -> list[Effect]:
+        """It has ended, and all KV with it. After a crash, what was in flight is suspected of it."""
+        condemned = self._quarantine.crashed(self.batch.named) if crashed else []
+        self._retract(self.links.worker_down(), "worker crashed" if crashed else "worker stopped")
+        for generation in condemned:
+            message = f"request {generation.spec.id} crashed the worker {STRIKES} times while it ran alone"
+            self._end(generation, failed(Quarantined(message)))
+        return self._go_on()
 
     def described(self, info: ModelInfo) -> list[Effect]:
         """What the worker serves: requests that waited for it are looked at again."""
@@ -263,14 +289,11 @@ class SchedulerCore:
         generation = Generation(sequence, owner, self._arrivals, tokens)
         self.counters["requests"] += 1
         self.counters["prompt_tokens"] += len(sequence.prompt)
-        aborted = self._tombstones.take(sequence.id, now)
         full = len(self.waiting) >= self.options.queue
         self._live[sequence.id] = generation
         self.waiting.append(generation)
         self._note("submitted", generation, prompt=len(sequence.prompt), output=len(sequence.output))
-        if aborted:
-            self._end(generation, _cancelled())
-        elif self.draining:
+        if self.draining:
             self._end(generation, failed(NotReady("the node is draining")))
         elif (refused := refusal(sequence, self.links.info)) is not None:
             self._end(generation, refused)
@@ -282,7 +305,13 @@ class SchedulerCore:
             self._deadlines.add(generation, now + timeout)
 
     def _attach(self, generation: Generation, sequence: Sequence, owner: Address) -> None:
-        """The asker of a live request has submitted it again: tell it all from what it has on."""
+        """The asker of a request has submitted it again: tell it all from what it has on. A stranger is refused."""
+        if not generation.goes_on(sequence):
+            error = InvalidRequest(f"id {sequence.id} is in use by another request", param="id")
+            update = Update(sequence.id, len(sequence.output), [], finish=failed(error))
+            self._updates.setdefault(owner, []).append(update)
+            return
+        self._orphans.drop(generation)
         generation.owner = owner
         since = min(len(sequence.output), generation.generated)
         self._note("attached", generation, output=since)
@@ -293,6 +322,7 @@ class SchedulerCore:
         if generation.finish is not None:
             self._let_go(generation)
             return
+        self._quarantine.stepped(generation)
         news = int(result.token_id >= 0)
         finish = generation.conclusion()
         if result.error:
@@ -315,7 +345,6 @@ class SchedulerCore:
         generation: Generation,
         finish: Finish,
         *,
-        tell: bool = True,
         since: int | None = None,
         prompt_since: int | None = None,
     ) -> None:
@@ -324,13 +353,13 @@ class SchedulerCore:
         generation.finish = finish
         del self._live[generation.spec.id]
         self._deadlines.drop(generation)
-        self._tombstones.ended(generation.spec.id)
+        self._quarantine.forget(generation)
         self.counters[f"finished_{finish.reason}"] += 1
-        if tell:
-            since = generation.generated if since is None else since
-            self._tell(
-                generation, since, len(generation.prompt_logprobs) if prompt_since is None else prompt_since
-            )
+        self._tell(
+            generation,
+            generation.generated if since is None else since,
+            len(generation.prompt_logprobs) if prompt_since is None else prompt_since,
+        )
         self._note(
             "finished", generation, reason=finish.reason, code=finish.code, output=generation.generated
         )
@@ -350,6 +379,10 @@ class SchedulerCore:
         self._entries.append(entry)
 
     def _lose(self, effects: list[Effect], why: str) -> list[Effect]:
+        self._retract(effects, why)
+        return self._go_on()
+
+    def _retract(self, effects: list[Effect], why: str) -> None:
         """Worker or cache is not what it was: what runs waits again in its old place."""
         self._effects += effects
         running = self.batch.clear()
@@ -363,7 +396,6 @@ class SchedulerCore:
             generation.number = 0
         self._round = self._stuck = self._retry_at = None
         self._entries.clear()
-        return self._go_on()
 
     # -- rounds -------------------------------------------------------------------------------------------
 
@@ -372,7 +404,7 @@ class SchedulerCore:
         effects, self._effects = self._effects, []
         if self.links.ready:
             while len(self.batch.in_flight) <= self._ahead:
-                step = self.batch.assemble(self.links.epoch, self.options.chunk)
+                step = self._next_step()
                 if step is None:
                     break
                 effects.append(ToWorker(step))
@@ -388,12 +420,21 @@ class SchedulerCore:
         self._notes = []
         return effects
 
+    def _next_step(self) -> Step | None:
+        """Of all in the batch, or while some of them are on trial, of those alone."""
+        on_trial = self._quarantine.on_trial
+        alone = any(on_trial(generation) for generation in self.batch.running)
+        return self.batch.assemble(self.links.epoch, self.options.chunk, on_trial if alone else None)
+
     def _next_round(self) -> Grant | None:
         """Ask for those the policy puts first, unless a round is out or the first is known not to fit."""
         room = self.options.max_batch - len(self.batch.running)
-        if self._round is not None or self._retry_at is not None or room < 1 or not self.waiting:
+        waiting = self.waiting
+        if self._quarantine.trial:
+            waiting = [one for one in waiting if self._quarantine.on_trial(one)]
+        if self._round is not None or self._retry_at is not None or room < 1 or not waiting:
             return None
-        chosen = self.policy.choose(self.waiting, room)
+        chosen = self.policy.choose(waiting, room)
         if not chosen or self._stuck == (chosen[0], self._releases):
             return None
         self._stuck = None
@@ -405,6 +446,8 @@ class SchedulerCore:
         return Grant(self.links.epoch, [generation.want() for generation in chosen])
 
     def _tell(self, generation: Generation, since: int, prompt_since: int) -> None:
+        if generation.owner is None:
+            return
         self._updates.setdefault(generation.owner, []).append(generation.update(since, prompt_since))
 
     def _note(self, event: str, generation: Generation, **fields: float | str) -> None:

@@ -11,27 +11,27 @@ SLACK = 64
 
 
 class Deadlines:
-    """A heap of (time, arrival) over `live` requests; entries of those that ended are dropped in passing."""
+    """A heap of (time, arrival) over live requests; entries that no longer hold are dropped in passing."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
-        self._live: dict[int, Generation] = {}
+        self._live: dict[int, tuple[float, Generation]] = {}
 
     def add(self, generation: Generation, at: float) -> None:
-        """Watch one."""
-        self._live[generation.arrival] = generation
+        """Watch one; a time it had before no longer counts."""
+        self._live[generation.arrival] = (at, generation)
         heappush(self._heap, (at, generation.arrival))
 
     def drop(self, generation: Generation) -> None:
-        """It has ended."""
+        """Its time no longer matters."""
         self._live.pop(generation.arrival, None)
         if len(self._heap) > 2 * len(self._live) + SLACK:
-            self._heap = [entry for entry in self._heap if entry[1] in self._live]
+            self._heap = [entry for entry in self._heap if self._holds(entry)]
             heapify(self._heap)
 
     def next(self) -> float | None:
-        """The earliest deadline of a live request."""
-        while self._heap and self._heap[0][1] not in self._live:
+        """The earliest time."""
+        while self._heap and not self._holds(self._heap[0]):
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
@@ -39,5 +39,9 @@ class Deadlines:
         """Take out those whose time is up."""
         found: list[Generation] = []
         while (at := self.next()) is not None and at <= now:
-            found.append(self._live.pop(heappop(self._heap)[1]))
+            found.append(self._live.pop(heappop(self._heap)[1])[1])
         return found
+
+    def _holds(self, entry: tuple[float, int]) -> bool:
+        at, arrival = entry
+        return arrival in self._live and self._live[arrival][0] == at

@@ -21,12 +21,12 @@ class Generation:
 
     Attributes:
         spec: as submitted.
-        owner: whom to tell.
+        owner: whom to tell; None while its submitter is gone.
         arrival: place in the order of arrival.
         tokens: prompt and output so far.
         logprobs: of the output from `known` on, if asked for.
         prompt_logprobs: of the prompt from `prompt_start` on, as far as computed.
-        cached: cached prompt tokens at the first admission; -1 before.
+        cached: cached prompt tokens at the first admission; -1 before. 0 for a re-submission with output: what it finds is its own.
         finish: why it ended; None while it lives.
         number: of its sequence and its lease, 0 when it waits for neither.
         busy: steps in flight that name it.
@@ -38,7 +38,7 @@ class Generation:
     """
 
     spec: Sequence
-    owner: Address
+    owner: Address | None
     arrival: int
     tokens: list[int]
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -76,6 +76,19 @@ class Generation:
         """Tokens it may come to hold."""
         return len(self.spec.prompt) + self.spec.max_tokens
 
+    def goes_on(self, again: Sequence) -> bool:
+        """Whether `again` is this request submitted anew, by an asker who has a beginning of its output.
+
+        Seeds may differ: one that the asker did not choose is drawn anew by whoever submits.
+        """
+        spec = self.spec
+        sampling = msgspec.structs.replace(again.sampling, seed=spec.sampling.seed)
+        same = (spec.tenant, spec.max_tokens, spec.sampling, spec.logprobs, spec.prompt)
+        if same != (again.tenant, again.max_tokens, sampling, again.logprobs, again.prompt):
+            return False
+        output = self.tokens[self.prompt_length :]
+        return all(one == two for one, two in zip(output, again.output, strict=False))
+
     @property
     def prefilling(self) -> bool:
         """Known tokens are left for which no step has been sent."""
@@ -107,7 +120,7 @@ class Generation:
         self.planned = self.computed = lease.cached
         self.target = len(self.tokens)
         if self.cached < 0:
-            self.cached = min(lease.cached, self.prompt_length)
+            self.cached = 0 if self.spec.output else min(lease.cached, self.prompt_length)
 
     def retract(self) -> None:
         """End the stay: pages and KV are gone, tokens stay."""

@@ -30,7 +30,8 @@ class Sequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
     """One request in token ids.
 
     Attributes:
-        id: chosen by the asker, unique. Submitting a live id again re-attaches to it (progress is sent anew from `len(output)` on).
+        id: chosen by the asker, unique. Submitting a live id again re-attaches to it (progress is sent anew from `len(output)` on);
+            another request under a live id is refused.
         prompt: token ids, at least one.
         max_tokens: output tokens at most; 0 computes the prompt only (fills the cache, prompt log probabilities).
         output: tokens that the asker has already (a re-submission after a fault); they count towards max_tokens.
@@ -55,7 +56,10 @@ class Sequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
 
 
 class Submit(Message):
-    """Cast. Enter requests; every one of them ends in exactly one `Update` with `finish`, sent to the caster."""
+    """Cast on the control lane. Enter requests; every one of them ends in exactly one `Update` with `finish`, sent to the caster.
+
+    If the caster goes down, they go on for some seconds: its successor submits them again and is told from there on.
+    """
 
     sequences: list[Sequence]
 
@@ -105,7 +109,7 @@ class Progress(Message):
 
 
 class Stop(Message):
-    """Cast by the tokenizer: a stop string was completed by output token number `keep_tokens`; later ones do not count."""
+    """Cast by the tokenizer on the control lane: a stop string was completed by output token number `keep_tokens`; later ones do not count."""
 
     id: str
     keep_tokens: int
@@ -113,7 +117,7 @@ class Stop(Message):
 
 
 class Abort(Message):
-    """Cast. End requests now; unknown ids are remembered until they would arrive. Empty `ids` and `all`: every request."""
+    """Cast on the control lane, as `Submit`. End requests now; unknown ids are ignored. Empty `ids` and `all`: every request."""
 
     ids: list[str]
     all: bool = False
@@ -135,7 +139,7 @@ class DescribeModel(Message):
 
 
 class Drain(Message):
-    """Call, answered by `Drained` when no request is left; new ones are refused with `not_ready` meanwhile."""
+    """Call, answered by `Drained` when no request is left; new ones are refused with `not_ready` from now on, for good."""
 
 
 class Drained(Message):

@@ -2,9 +2,9 @@
 
 Owns: the vocabulary and the chat template, and the half-decoded text of every request in flight.
 In: `Generate` (stream of `Chunk`), `Tokenize`, `Detokenize`, `DescribeTokenizer`, `Cancel`; from the scheduler `Progress`.
-Out, to the scheduler: `Submit`, `Stop`, `Abort`, `DescribeModel`.
+Out, to the scheduler: `Submit`, `Stop`, `Abort` (on the control lane, in order), `DescribeModel`.
 When it crashes: nothing is lost but time. Askers see it go down and send their `Generate` again with the tokens they have; the
-text's state is rebuilt from those ids, and the scheduler re-attaches the live request. When the scheduler goes down, requests
+text's state is rebuilt from those ids, and the scheduler, which has gone on, re-attaches the live request. When the scheduler goes down, requests
 wait here and are submitted again, with their output so far, to the one that comes up.
 """
 
@@ -54,22 +54,30 @@ from sgl_actors.errors import (
 INLINE = 16_384
 """Characters that are tokenised on the loop (about 5 ms); longer texts go to a thread."""
 RETRY = 0.1
-"""Seconds between two questions to a scheduler that has no worker yet."""
+"""Seconds between two questions to a scheduler that has no worker yet, and between two orders to one that takes no mail."""
+
+
+PATIENCE = 30.0
+"""Seconds that a request waits for the model to be known; after a restart of the tokenizer alone that takes milliseconds."""
 
 
 class TokenizerActor(Actor):
     """See the module's docstring."""
 
-    mailbox: ClassVar[MailboxSpec] = MailboxSpec(capacity=4096)
+    mailbox: ClassVar[MailboxSpec] = MailboxSpec(capacity=8192)
+    """More than a scheduler's `queue` lets wait, so that it is the scheduler that refuses."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._vocabulary: vocabulary.Vocabulary
         self._prompts: prompts.Prompts
         self._model: ModelInfo | None = None
+        self._model_known = asyncio.Event()
         self._scheduler: Address | None = None
         self._live: dict[str, _Stream] = {}
-        self._preparing: dict[str, Request] = {}  # their prompt is being tokenised in a thread
+        self._preparing: dict[
+            str, Request
+        ] = {}  # their prompt is being tokenised in a thread, or no model is known
         self._ending: Counter[str] = Counter()  # ended here; the scheduler's own end of them is still to come
         self._outbox: list[Sequence] = []
         self._flush: asyncio.Handle | None = None
@@ -131,17 +139,16 @@ class TokenizerActor(Actor):
         if request.kind != "stream":
             raise ProtocolError(f"Generate is asked as a stream, not as a {request.kind}")
         admission.check(message)
-        if self._model is None:
-            raise NotReady("no model is loaded yet")
-        if prompts.size(message) <= INLINE:
+        if self._model is not None and prompts.size(message) <= INLINE:
             self._admit(message, self._prompts.ids(message), request)
         else:
             self._preparing[message.id] = request
             self.ctx.task(self._prepare(message, request), name=f"prepare {message.id}")
 
     async def _prepare(self, message: Generate, request: Request) -> None:
-        """Admit a request with a long prompt."""
+        """Admit a request with a long prompt, or one that came before the model was known."""
         try:
+            await self._wait_for_model()
             ids = await asyncio.to_thread(self._prompts.ids, message)
             if self._preparing.get(message.id) is not request:
                 raise Cancelled(f"request {message.id} was cancelled")
@@ -152,6 +159,13 @@ class TokenizerActor(Actor):
         finally:
             if self._preparing.get(message.id) is request:
                 del self._preparing[message.id]
+
+    async def _wait_for_model(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._model_known.wait()
+        except TimeoutError:
+            raise NotReady("no model is loaded yet") from None
 
     def _admit(self, message: Generate, prompt: list[int], request: Request) -> None:
         assert self._model is not None
@@ -166,7 +180,7 @@ class TokenizerActor(Actor):
         )
         live = self._live.get(message.id)
         if live is not None:
-            self._rejoin(live, sequence, request)
+            self._rejoin(live, message, sequence, request)
             return
         stream = _Stream(Generation(self._vocabulary, sequence, message.sampling), request)
         self._count["requests"] += 1
@@ -177,10 +191,15 @@ class TokenizerActor(Actor):
         self._attach(stream)
         self._submit(sequence)
 
-    def _rejoin(self, live: _Stream, sequence: Sequence, request: Request) -> None:
-        """A new asker takes over a live request."""
+    def _rejoin(self, live: _Stream, message: Generate, sequence: Sequence, request: Request) -> None:
+        """A new asker takes over a live request, if it asks for the very same."""
         known = live.generation.sequence
-        same = known.prompt == sequence.prompt and known.tenant == sequence.tenant
+        same = (known.prompt, known.tenant, known.logprobs, live.generation.options) == (
+            sequence.prompt,
+            sequence.tenant,
+            sequence.logprobs,
+            message.sampling,
+        )
         if not same or not live.generation.rejoin(sequence.output):
             raise InvalidRequest(f"id {sequence.id} is in use by another request", param="id")
         stream = _Stream(live.generation, request)
@@ -212,7 +231,7 @@ class TokenizerActor(Actor):
         if not sequences:
             return
         try:
-            self.ctx.cast("scheduler", Submit(sequences))
+            self.ctx.cast("scheduler", Submit(sequences), control=True)
         except Overloaded as error:
             for sequence in sequences:
                 stream = self._live.pop(sequence.id, None)
@@ -223,17 +242,20 @@ class TokenizerActor(Actor):
         """Cast to the scheduler after all that was submitted before; waits for room in the background."""
         self._send_outbox()
         try:
-            self.ctx.cast("scheduler", message)
-        except Overloaded:
-            self.ctx.task(self._order_later(message), name="order")
+            self.ctx.cast("scheduler", message, control=True)
+        except Overloaded as error:
+            self.log.warning("scheduler takes no mail", order=type(message).__name__, error=error.message)
+            self.ctx.task(self._order_later(message, self._scheduler), name="order")
 
-    async def _order_later(self, message: Message) -> None:
-        try:
-            await self.ctx.send("scheduler", message)
-        except SglActorsError as error:
-            self.log.warning(
-                "an order to the scheduler was lost", message=type(message).__name__, error=error.message
-            )
+    async def _order_later(self, message: Message, scheduler: Address | None) -> None:
+        """Until it is sent, or that scheduler and all its requests are gone."""
+        while scheduler is not None and scheduler == self._scheduler:
+            await asyncio.sleep(RETRY)
+            try:
+                self.ctx.cast(scheduler, message, control=True)
+            except Overloaded:
+                continue
+            return
 
     def _asker_gone(self, stream: _Stream) -> None:
         """The asker cancelled, died or ran out of time."""
@@ -249,18 +271,19 @@ class TokenizerActor(Actor):
             self._order(Abort([stream.id]))
 
     def _cancel(self, message: Cancel) -> None:
-        """Pass an operator's cancellation on; the scheduler's `Update` ends the streams."""
+        """Pass an operator's cancellation on, of what is with the scheduler; its `Update` ends the streams."""
         for request_id in list(self._preparing) if message.all else message.ids:
             self._preparing.pop(request_id, None)
+        live = [*self._live] if message.all else [one for one in message.ids if one in self._live]
         if self._scheduler is not None:
-            self._order(Abort(message.ids, message.all))
+            if message.all or live:
+                self._order(Abort([] if message.all else live, message.all))
             return
-        for request_id in list(self._live) if message.all else message.ids:
-            if request_id in self._live:
-                stream = self._live[request_id]
-                end = Finish("abort", code=Cancelled.code, message="cancelled while the scheduler was down")
-                stream.generation.update(Update(request_id, len(stream.generation.ids), [], finish=end))
-                self._emit(stream)
+        for request_id in live:
+            stream = self._live[request_id]
+            end = Finish("abort", code=Cancelled.code, message="cancelled while the scheduler was down")
+            stream.generation.update(Update(request_id, len(stream.generation.ids), [], finish=end))
+            self._emit(stream)
 
     # The scheduler comes, goes and answers.
 
@@ -293,6 +316,7 @@ class TokenizerActor(Actor):
                 self.log.debug("no model yet", error=error.message)
                 await asyncio.sleep(RETRY)
             else:
+                self._model_known.set()
                 return
 
     def _progress(self, update: Update) -> None:

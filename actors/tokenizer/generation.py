@@ -137,7 +137,7 @@ class Generation:
         """End at once if the asker's tokens are the whole output already."""
         if self._stops.matched is not None:
             self.finish = Finish("stop", self._stops.matched)
-        elif self.ids and self.ids[-1] in self._ends:
+        elif self.ids and self.ids[-1] in self._ends and self._armed:
             self._end(Finish("stop", self.ids[-1]))
         elif self.ids and len(self.ids) >= self.sequence.max_tokens:
             self._end(Finish("length"))
@@ -146,9 +146,14 @@ class Generation:
         self.ids.append(token_id)
         if token_id in self._ends:
             return
-        text = self._stops.feed(self._detokeniser.feed(token_id))
+        text = self._stops.feed(self._detokeniser.feed(token_id), armed=self._armed)
         if text:
             self._text.append(text)
+
+    @property
+    def _armed(self) -> bool:
+        """Whether a stop string that is complete now ends the output: min_tokens come before it, as before an end token."""
+        return len(self.ids) > self.sequence.sampling.min_tokens
 
     def _take_prompt_logprobs(self, logprobs: list[TokenLogprob]) -> None:
         """Collect them once, also where a second submission computes them again."""
@@ -163,7 +168,7 @@ class Generation:
 
     def _end(self, finish: Finish) -> None:
         """The output has ended: give out what was held back."""
-        self._text.append(self._stops.feed(self._detokeniser.finish()))
+        self._text.append(self._stops.feed(self._detokeniser.finish(), armed=self._armed))
         if self._stops.matched is not None and finish.reason in {"stop", "length"}:
             finish = Finish("stop", self._stops.matched)
         self._text.append(self._stops.finish())

@@ -21,6 +21,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, array_like=True, omit_default
 
     Attributes:
         max_tokens: None for as many as the context leaves.
+        min_tokens: neither an end token nor a stop string ends the output before one more than that many tokens.
         stop: strings that end the output and are trimmed from it.
         stop_token_ids: ids that end the output.
         ignore_eos: go on after the model's end token.

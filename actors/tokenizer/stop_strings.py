@@ -27,10 +27,11 @@ class StopStrings:
     def __repr__(self) -> str:
         return f"<StopStrings holding {len(self._held)} characters, matched={self.matched!r}>"
 
-    def feed(self, text: str) -> str:
+    def feed(self, text: str, *, armed: bool = True) -> str:
         """Take more text; return what is now known not to belong to a stop string.
 
         After a match, the text before it (or up to its end with `keep`) is returned and all that follows is dropped.
+        A stop string that is complete while not `armed` is text as any other; one that only begins there still counts.
         """
         if self.matched is not None:
             return ""
@@ -39,11 +40,11 @@ class StopStrings:
         buffer = self._held + text
         for position, character in enumerate(text, len(self._held) + 1):
             complete = [automaton.stop for automaton in self._automata if automaton.advance(character)]
-            if complete:
+            if complete and armed:
                 self.matched = max(complete, key=len)
                 self._held = ""
                 return buffer[: position if self._keep else position - len(self.matched)]
-        hold = max(automaton.state for automaton in self._automata)
+        hold = max(automaton.held for automaton in self._automata)
         self._held = buffer[len(buffer) - hold :]
         return buffer[: len(buffer) - hold]
 
@@ -67,9 +68,16 @@ class _Automaton:
             k += stop[i] == stop[k]
             self._failure[i] = k
 
+    @property
+    def held(self) -> int:
+        """Characters at the end of the text that may yet turn out to begin the stop; one found earlier is not among them."""
+        return self._failure[-1] if self.state == len(self.stop) else self.state
+
     def advance(self, character: str) -> bool:
         """Take one character; True when the stop string is complete."""
         stop, k = self.stop, self.state
+        if k == len(stop):
+            k = self._failure[k - 1]
         while k and stop[k] != character:
             k = self._failure[k - 1]
         self.state = k = k + (stop[k] == character)

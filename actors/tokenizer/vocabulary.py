@@ -52,11 +52,14 @@ class Vocabulary:
             InvalidRequest: the text holds surrogates, which no UTF-8 text does.
         """
         try:
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            # the batch call lets go of the interpreter while it works, `encode` does not: a long text in a
+            # thread would keep the actor's loop from answering
+            (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         except (TypeError, UnicodeEncodeError):
             raise InvalidRequest(
                 "the text is not valid Unicode: it holds surrogates", param="prompt"
             ) from None
+        return encoding.ids
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """Text of a whole sequence of ids; bytes that are no UTF-8 become U+FFFD."""

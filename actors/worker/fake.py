@@ -4,7 +4,8 @@ In and out as the real worker: `Describe` (call), `Step` and `Reset` (casts); `S
 lane. It owns a KV pool of made-up values: the slot of a token holds the hash of the prefix that ends with it. The next hash is
 made from the slot of the token before, so a page that holds something else shows in the output. A crash forgets them.
 
-``[fake]`` of the configuration: ``delay`` seconds per step (default 0), ``context`` (8192), ``vocabulary`` (49152).
+``[fake]`` of the configuration: ``delay`` seconds per step (default 0), ``context`` (8192), ``vocabulary`` (49152), ``poison``: a
+token id that crashes the worker when it is computed as part of a prompt (-1: none).
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class FakeOptions(msgspec.Struct, frozen=True):
     delay: float = 0.0
     context: int = 8192
     vocabulary: int = 49152
+    poison: int = -1
+
+
+class Poisoned(Exception):
+    """A step was to compute the poisoned token."""
 
 
 def extend(state: int, token_id: int) -> int:
@@ -106,8 +112,9 @@ class _Held:
 class FakeModel:
     """The fake worker without its mailbox: steps in, results out."""
 
-    def __init__(self, info: ModelInfo) -> None:
+    def __init__(self, info: ModelInfo, *, poison: int = -1) -> None:
         self.info = info
+        self.poison = poison
         self.epoch = 0
         self.number = 0
         self.pool: dict[int, int] = {}
@@ -123,7 +130,7 @@ class FakeModel:
         return ResetDone(epoch)
 
     def step(self, step: Step) -> StepDone | NeedFull:
-        """Run one step; `NeedFull` if it is not the next of this epoch."""
+        """Run one step; `NeedFull` if it is not the next of this epoch. Raises `Poisoned`."""
         if step.epoch != self.epoch or step.number != self.number:
             return NeedFull(step.epoch)
         self.number += 1
@@ -161,6 +168,8 @@ class FakeModel:
             return SequenceResult(
                 work.seq, error=f"cannot run tokens {start} to {stop} of {len(held.tokens)}"
             )
+        if self.poison in held.tokens[start : min(stop, held.new.prompt_length)]:
+            raise Poisoned(f"token {self.poison} of sequence {work.seq}")
         before = self._state(held, start)
         if before < 0:
             del self._held[work.seq]
@@ -221,8 +230,9 @@ class FakeWorker(Actor):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.delay = msgspec.convert(context.config.get("fake", {}), FakeOptions).delay
-        self.model = FakeModel(describe(context.config))
+        options = msgspec.convert(context.config.get("fake", {}), FakeOptions)
+        self.delay = options.delay
+        self.model = FakeModel(describe(context.config), poison=options.poison)
         self.steps = 0
 
     async def receive(self, message: Message, request: Request) -> Message | None:

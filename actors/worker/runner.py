@@ -1,8 +1,8 @@
 """A model, its KV pool and its batch in one process: `Step` in, `StepDone` out. Synchronous; knows of no actor.
 
 One bad sequence never fails the others: what a step asks of it is checked before anything runs, a row of logits without a
-distribution (NaN) ends that row alone, and if the forward pass itself raises, it is run again in halves until the culprit
-is alone. Running again is safe, as a pass writes the same keys and values to the same slots.
+distribution (NaN) ends that row alone, and so does KV that is not finite: it would spoil whoever finds it in the cache. If the
+forward pass itself raises, it is run again in halves until the culprit is alone. Running again is safe, as a pass writes the same keys and values to the same slots.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sgl_actors.actors.worker.model.kv_pool import KvPool
 from sgl_actors.actors.worker.sampler import sample
 from sgl_actors.kernels.attention import AttentionRow
 
+NOT_FINITE = "the model's hidden state is not finite: the KV of these tokens is of no use"
 NO_DISTRIBUTION = "the model's logits are not finite: no token can be sampled"
 
 
@@ -90,7 +91,7 @@ class ModelRunner:
             return []
         try:
             return self._run_pass(runs)
-        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever one sequence does to the pass, the others are to run
             if len(runs) == 1:
                 return [_Outcome(error=f"{type(error).__name__}: {error}")]
         middle = len(runs) // 2
@@ -102,12 +103,20 @@ class ModelRunner:
         outcomes = [_Outcome() for _ in runs]
         for run, outcome, end in zip(runs, outcomes, ends.tolist(), strict=True):
             outcome.prompt = self._score_prompt(run, hidden[end - (run.stop - run.start) : end])
-        sampled = [index for index, run in enumerate(runs) if run.sample]
+        self._check_finite(hidden[torch.from_numpy(ends - 1).to(self._device)], outcomes)
+        sampled = [index for index, run in enumerate(runs) if run.sample and not outcomes[index].error]
         for begin in range(0, len(sampled), HEAD_ROWS):
             part = sampled[begin : begin + HEAD_ROWS]
             rows = torch.from_numpy(ends[part] - 1).to(self._device)
             self._sample([runs[index] for index in part], [outcomes[index] for index in part], hidden[rows])
         return outcomes
+
+    @staticmethod
+    def _check_finite(last: torch.Tensor, outcomes: list[_Outcome]) -> None:
+        """Fail runs whose last row (`last`: [runs, hidden]) is not finite. It attends to all tokens before, so it shows theirs."""
+        for outcome, finite in zip(outcomes, torch.isfinite(last).all(dim=1).tolist(), strict=True):
+            if not finite:
+                outcome.error = NOT_FINITE
 
     def _sample(self, runs: list[Run], outcomes: list[_Outcome], hidden: torch.Tensor) -> None:
         logits = self.model.logits(hidden)

@@ -125,6 +125,12 @@ class RemoteError(SglActorsError):
     code = "remote_error"
 
 
+class Quarantined(SglActorsError):
+    """The request crashed the worker twice while it ran alone. Its neighbours were spared; retrying does not help."""
+
+    code = "quarantined"
+
+
 class ProtocolError(SglActorsError):
     """A frame could not be decoded, or a message of an unknown or unwanted type arrived."""
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from sgl_actors.actors.cache import radix_tree
 from sgl_actors.actors.cache.core import RadixCache
 from sgl_actors.actors.cache.messages import Entry, Lease, Want
 from sgl_actors.actors.cache.radix_tree import RadixTree, pack
@@ -189,28 +193,56 @@ def test_check_finds_and_repair_mends_a_lost_page() -> None:
     assert cache.leased == 1
 
 
-def test_operations_do_not_grow_with_the_tree() -> None:
-    """Matching and inserting in a tree 30 times as large takes less than 5 times as long."""
+def lines_run(work: Callable[[], object]) -> int:
+    """How many lines of the tree's module `work` executes."""
+    count, before = 0, sys.gettrace()
 
-    def seconds(leaves: int) -> float:
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != radix_tree.__file__:
+            return None
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_operations_do_not_grow_with_the_tree() -> None:
+    """Matching, locking, inserting and evicting in a tree 30 times as large run hardly more lines: only the heap is deeper."""
+
+    def work(leaves: int) -> tuple[int, int, int]:
         tree = RadixTree(1)
         keys = [pack([leaf % 50, *([leaf] * 99)]) for leaf in range(leaves)]
-        for number, key in enumerate(keys):
-            root, _ = tree.lock("t", key)
-            end, _ = (
-                tree.insert(root, key, 0, range(number * 100, number * 100 + 100))
-                if not tree.match("t", key)
-                else (root, 0)
-            )
+
+        def insert(number: int, key: bytes) -> None:
+            place, pages = tree.lock("t", key)
+            end, _ = tree.insert(place, key, len(pages), range(number * 100, number * 100 + 100))
             tree.unlock(end)
-        probes = keys[:: max(1, leaves // 100)][:100]
-        best = 1e9
-        for _ in range(5):
-            begun = time.perf_counter()
-            for key in probes:
+
+        for number, key in enumerate(keys):
+            insert(number, key)
+
+        def read() -> None:
+            for key in keys[:: leaves // 100]:
                 tree.match("t", key)
                 tree.unlock(tree.lock("t", key)[0])
-            best = min(best, time.perf_counter() - begun)
-        return best
 
-    assert seconds(3000) < 5 * seconds(100)
+        fresh = [pack([leaf % 50, *([leaves + leaf] * 99)]) for leaf in range(100)]
+
+        def add() -> None:
+            for number, key in enumerate(fresh):
+                insert(leaves + number, key)
+
+        return (
+            lines_run(read),
+            lines_run(add),
+            lines_run(lambda: tree.evict(1000)),
+        )
+
+    for small, large in zip(work(100), work(3000), strict=True):
+        assert 0 < large < 1.5 * small

@@ -1,7 +1,9 @@
 """Scheduler core, cache core and fake worker on a virtual clock, with seeded delays, arrivals, aborts, stops and crashes.
 
 Every message takes a random time but keeps its place behind those sent before on the same way. What a dead incarnation sent,
-and what was sent to one, is lost. After every event the invariants hold, and at the end everybody has an answer.
+and what was sent to one, is lost. Sequences fail at random, also after their request's end, and leave garbage behind; some
+prompts hold a token that crashes the worker; some mail to the cache is refused. After every event the invariants hold, and at the
+end everybody has an answer.
 """
 
 from __future__ import annotations
@@ -28,13 +30,17 @@ from sgl_actors.actors.scheduler.messages import (
     TokenLogprob,
     Update,
 )
-from sgl_actors.actors.worker.fake import FakeModel, complete, extend, score
-from sgl_actors.actors.worker.messages import Describe, NeedFull, Step, StepDone
+from sgl_actors.actors.scheduler.orphans import ORPHAN
+from sgl_actors.actors.worker.fake import FakeModel, Poisoned, complete, extend, score
+from sgl_actors.actors.worker.messages import Describe, NeedFull, SequenceResult, Step, StepDone
 from sgl_actors.actors.worker.messages import Reset as ResetWorker
 
 VOCABULARY = 40
 CONTEXT = 96
 LAG = 0.004
+POISON = 0
+GARBAGE = -2
+FAILURE = "made to fail"
 
 
 @dataclass
@@ -51,8 +57,11 @@ class Asked:
     stopped: int = -1
     gone: bool = False
     cached: int = 0
+    poisoned: bool = False
+    failed: bool = False
+    scored: bool = False
 
-    def take(self, update: Update, *, orphaned: bool = False) -> None:
+    def take(self, update: Update) -> None:
         """Check one update against what is known and what is due."""
         assert self.finish is None, f"{update.id} ended twice"
         if self.stopped >= 0 and update.finish is not None and update.finish.matched == "stop string":
@@ -63,7 +72,8 @@ class Asked:
         assert self.output == self.expected[: len(self.output)], f"{update.id}: not what the model says"
         if self.sequence.logprobs.output:
             assert [entry.token_id for entry in update.logprobs] == update.token_ids
-        self.prompt_logprobs += update.prompt_logprobs
+        if not self.scored:
+            self.prompt_logprobs += update.prompt_logprobs
         self.cached = update.cached
         self.finish = update.finish
         if update.finish is not None:
@@ -94,7 +104,15 @@ class Simulation:
     """One seeded history. `run` raises `AssertionError` for a broken invariant."""
 
     def __init__(
-        self, seed: int, *, page_size: int, ahead: int, pages: int, requests: int = 24, crashes: bool = True
+        self,
+        seed: int,
+        *,
+        page_size: int,
+        ahead: int,
+        pages: int,
+        requests: int = 24,
+        crashes: bool = True,
+        poisoned: int = 0,
     ) -> None:
         self.rng = random.Random(seed)
         self.ahead = ahead
@@ -110,6 +128,13 @@ class Simulation:
         self.last: dict[str, float] = {}
         self.asked: dict[str, Asked] = {}
         self.owners = 2
+        self.failing = self.rng.choice([0.0, 0.004])
+        self.failed_after_end = 0
+        self.dropped: set[tuple[int, int]] = set()
+        self.poison_crashes = 0
+        self.chance_crashes = 0
+        self.orphaned_and_back = 0
+        self.poisoned = set(self.rng.sample(range(requests), poisoned))
         self.scheduler_epoch = 0
         self.worker_epoch = 0
         self.cache_epoch = 0
@@ -181,10 +206,19 @@ class Simulation:
         for name, asked in self.asked.items():
             assert asked.finish is not None or asked.gone, f"{name} has no end"
             if asked.finish is not None:
-                assert asked.finish.reason != "error", asked.finish
+                self.check_finish(asked, asked.finish)
         assert self.cache is not None
         assert self.cache.check() == []
         assert (self.cache.leases, self.cache.leased, self.cache.locked) == (0, 0, 0)
+
+    def check_finish(self, asked: Asked, finish: Finish) -> None:
+        """Errors are those of the requests that were made to fail, poison is found out, and nobody else is taken for it."""
+        if finish.code == "quarantined":
+            assert asked.poisoned, "an innocent request is condemned"
+        elif finish.reason == "error":
+            assert asked.failed, finish
+        else:
+            assert not asked.poisoned or finish.reason == "abort", "poison was computed"
 
     # -- askers -------------------------------------------------------------------------------------------
 
@@ -192,6 +226,8 @@ class Simulation:
         rng = self.rng
         prompt = list(rng.choice(self.prefixes)[: rng.randint(1, 30)])
         prompt += [self.token() for _ in range(rng.randint(0, 20))]
+        if number in self.poisoned:
+            prompt[rng.randrange(len(prompt))] = POISON
         max_tokens = rng.choice([0, 1, 2, 8, 20])
         end_ids = (5, 9) if rng.random() < 0.5 else ()
         sampling = Sampling(rng.getrandbits(30), end_ids=end_ids, min_tokens=rng.choice([0, 0, 6]))
@@ -209,13 +245,14 @@ class Simulation:
             tenant=rng.choice(["a", "b"]),
         )
         expected = complete(prompt, sampling, max_tokens, VOCABULARY)
-        asked = self.asked[sequence.id] = Asked(sequence, owner, expected)
+        asked = Asked(sequence, owner, expected, poisoned=number in self.poisoned)
+        self.asked[sequence.id] = asked
         if rng.random() < 0.2:
             asked.stop_at = rng.randint(1, 8)
         if rng.random() < 0.1:
             self.submit(asked, rng.random() * 0.05)
         if rng.random() < 0.2:
-            self.tell(lambda: self.core.abort([sequence.id], self.now), rng.random() * 0.1)
+            self.tell(lambda: self.core.abort([sequence.id]), rng.random() * 0.1)
         self.submit(asked)
         if rng.random() < 0.1:
             self.at(rng.random() * 0.1, lambda: self.resubmit(asked))
@@ -243,6 +280,9 @@ class Simulation:
 
     def again(self, asked: Asked) -> Sequence:
         spec = asked.sequence
+        asked.scored = bool(
+            asked.output
+        )  # its prompt's scores came with the first token; they may come again
         if not asked.output:
             asked.prompt_logprobs.clear()
         return Sequence(
@@ -271,7 +311,7 @@ class Simulation:
             asked = self.asked[update.id]
             if asked.gone:
                 continue
-            if update.prompt_logprobs[:1] == due_prompt_logprobs(asked.sequence)[:1]:
+            if not asked.scored and update.prompt_logprobs[:1] == due_prompt_logprobs(asked.sequence)[:1]:
                 asked.prompt_logprobs.clear()  # told anew from the beginning
             assert report.owner == asked.owner
             asked.take(update)
@@ -289,6 +329,7 @@ class Simulation:
 
     def start_scheduler(self) -> None:
         self.scheduler_epoch += 1
+        self.suspecting = False
         self.core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20, ahead=self.ahead)
         self.ticking = -1.0
 
@@ -312,10 +353,10 @@ class Simulation:
             self.tell(lambda: self.core.tick(self.now), max(0.0, due - self.now))
 
     def check_order(self, admitted: list[str]) -> None:
-        """First come, first served: nobody is admitted while an earlier one waits."""
+        """First come, first served: nobody is admitted while an earlier one waits, unless to stand trial after a crash."""
         live = self.core._live
         arrivals = [live[name].arrival for name in admitted if name in live]
-        if arrivals and self.core.waiting:
+        if arrivals and self.core.waiting and not self.suspecting:
             assert max(arrivals) < self.core.waiting[0].arrival
 
     def back(self, way: str, event: Callable[[], list[Effect]], alive: Callable[[], bool]) -> None:
@@ -332,7 +373,7 @@ class Simulation:
 
     def start_worker(self) -> None:
         self.worker_epoch += 1
-        self.model = FakeModel(self.info)
+        self.model = FakeModel(self.info, poison=POISON)
         self.tell(self.core.worker_up)
 
     def to_worker(self, message: Step | Describe | ResetWorker) -> None:
@@ -346,7 +387,12 @@ class Simulation:
                 return
             assert self.model is not None
             if isinstance(message, Step):
-                answer = self.step(self.model, message)
+                try:
+                    answer = self.step(self.model, message)
+                except Poisoned:
+                    self.poison_crashes += 1
+                    self.crash_worker(poison=True)
+                    return
                 if scheduler != self.scheduler_epoch:
                     return
                 if isinstance(answer, NeedFull):
@@ -368,18 +414,47 @@ class Simulation:
         if isinstance(answer, StepDone):
             self.steps += 1
             assert message.work
-            assert not any(result.error for result in answer.results), answer.results
+            for result in answer.results:
+                assert not result.error or (message.epoch, result.seq) in self.dropped, answer.results
+            answer.results[:] = [self.maybe_fail(model, result, message) for result in answer.results]
             if self.rng.random() < 0.3:
                 for held in model._held.values():
                     assert model.holds(held.tokens, held.pages, held.computed), "KV was written over"
         return answer
 
-    def crash_worker(self) -> None:
+    def maybe_fail(self, model: FakeModel, result: SequenceResult, message: Step) -> SequenceResult:
+        """Now and then a sequence fails by itself: the worker forgets it, and what it computed in this step is garbage."""
+        held = model._held.get(result.seq)
+        named = [generation for sent in self.core.batch.in_flight for generation, _ in sent.work]
+        generation = next((one for one in named if one.number == result.seq), None)
+        if held is None or generation is None or message.epoch != self.core.links.epoch:
+            return result
+        ended = generation.finish is not None
+        if self.rng.random() >= (50 if ended else 1) * self.failing:
+            return result
+        self.failed_after_end += ended
+        self.asked[generation.spec.id].failed = True
+        count = next(work.count for work in message.work if work.seq == result.seq)
+        for index in range(held.computed - count, held.computed):
+            model.pool[model._slot(held.pages, index)] = GARBAGE
+        del model._held[result.seq]
+        self.dropped.add((message.epoch, result.seq))
+        return SequenceResult(result.seq, error=FAILURE)
+
+    def crash_worker(self, *, poison: bool = False) -> None:
+        """By poison, by chance (once: twice would make an innocent one suspicious), or by an operator."""
         if self.model is None:
             return
         self.restarts += 1
         self.model = None
-        self.tell(self.core.worker_down)
+        crashed = poison or not self.chance_crashes
+        self.chance_crashes += not poison
+
+        def down() -> list[Effect]:
+            self.suspecting = self.suspecting or crashed
+            return self.core.worker_down(crashed=crashed)
+
+        self.tell(down)
         self.at(self.rng.random() * 0.02, self.start_worker)
 
     def lose_batch(self) -> None:
@@ -398,6 +473,9 @@ class Simulation:
 
     def to_cache(self, message: Commit | Grant | ResetCache) -> None:
         incarnation, scheduler = self.cache_epoch, self.scheduler_epoch
+        if isinstance(message, Commit) and self.rng.random() < 0.02:
+            self.core.uncommitted(message, self.now)
+            return
 
         def alive() -> bool:
             return incarnation == self.cache_epoch and self.cache is not None
@@ -450,10 +528,21 @@ class Simulation:
     # -- crashes of askers and scheduler ------------------------------------------------------------------
 
     def crash_owner(self) -> None:
+        """Some of its requests are submitted again by a successor, soon or after the scheduler has given them up."""
         owner = Address("tokenizer", self.rng.randint(1, self.owners))
+        successor = Address("tokenizer", owner.epoch + 10)
+        self.perform(self.core.owner_down(owner, self.now))
         for asked in self.asked.values():
-            asked.gone = asked.gone or (asked.owner == owner and asked.finish is None)
-        self.perform(self.core.owner_down(owner))
+            if asked.owner == owner and asked.finish is None and not asked.gone:
+                asked.gone = True
+                if self.rng.random() < 0.7:
+                    delay = self.rng.choice([LAG, 0.05, ORPHAN, 2 * ORPHAN]) * self.rng.random()
+                    self.at(delay, lambda asked=asked: self.come_back(asked, successor))  # type: ignore[misc]
+
+    def come_back(self, asked: Asked, successor: Address) -> None:
+        asked.gone, asked.owner = False, successor
+        self.orphaned_and_back += 1
+        self.perform(self.core.submit([self.again(asked)], successor, self.now))
 
     def crash_scheduler(self) -> None:
         """Everything it knew is gone; askers come again with what they have."""
@@ -467,7 +556,6 @@ class Simulation:
         for asked in list(self.asked.values()):
             if asked.finish is None and not asked.gone:
                 asked.stop_at, asked.stopped = 0, -1
-                asked.prompt_logprobs.clear()
                 self.tell(
                     lambda asked=asked: self.core.submit([self.again(asked)], asked.owner, self.now),  # type: ignore[misc]
                     self.rng.random() * LAG,

@@ -24,6 +24,7 @@ from sgl_actors.actors.cache.messages import (
 from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
 from sgl_actors.actors.microkernel.system import Outside, System
 from sgl_actors.actors.microkernel.transport import LocalHub, LocalTransport
+from sgl_actors.actors.scheduler import orphans
 from sgl_actors.actors.scheduler.actor import SchedulerActor
 from sgl_actors.actors.scheduler.messages import (
     Abort,
@@ -40,13 +41,14 @@ from sgl_actors.actors.scheduler.messages import (
     Update,
 )
 from sgl_actors.actors.worker.fake import FakeWorker, complete
-from sgl_actors.errors import InvalidRequest, NotReady
+from sgl_actors.errors import DeadlineExceeded, InvalidRequest, NotReady, Overloaded
 
+POISON = 999
 CONFIG: dict[str, Any] = {
     "model": {"path": "fake"},
     "cache": {"pages": 256, "page_size": 4, "memory": 1 << 20},
     "scheduler": {"policy": "fcfs", "max_batch": 4, "chunk": 16, "queue": 64, "timeout": 30.0},
-    "fake": {"context": 512, "vocabulary": 1000},
+    "fake": {"context": 512, "vocabulary": 1000, "poison": POISON},
 }
 GREEDY = Sampling(0)
 
@@ -126,7 +128,7 @@ async def house() -> AsyncIterator[House]:
 
 def submit(asker: Actor, *names: str, max_tokens: int = 12) -> None:
     sequences = [Sequence(name, [5, 6, len(name)] * 4, max_tokens, GREEDY) for name in names]
-    asker.ctx.cast("scheduler", Submit(sequences))
+    asker.ctx.cast("scheduler", Submit(sequences), control=True)
 
 
 async def test_requests_are_served(house: House) -> None:
@@ -188,18 +190,19 @@ async def test_restarted_scheduler_takes_over_worker_and_cache(house: House) -> 
     assert (pool.leases, pool.leased) == (0, 0)
 
 
-async def test_requests_of_an_asker_that_ends_are_aborted(house: House) -> None:
-    """Their pages come back although nobody says so."""
+async def test_requests_of_an_asker_that_ends_are_aborted(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while in which a successor could have come their pages come back, although nobody says so."""
     await house.start(CacheActor, "cache")
     await house.start(FakeWorker, "worker/0")
     scheduler = (await house.start(SchedulerActor, "scheduler")).actor
+    monkeypatch.setattr(orphans, "ORPHAN", 0.01)
     cell = await house.start(Asker, "asker")
     submit(cell.actor, "a", max_tokens=400)
     await cell.actor.until(lambda: len(cell.actor.output("a")) > 5)
     await house.end(cell)
-    other = (await house.start(Asker, "other")).actor
-    submit(other, "b")
-    await other.until(lambda: bool(other.ends("b")))
+    await house.ctx.call("scheduler", Drain(), Drained)
     assert scheduler.core.counters["finished_abort"] == 1
     assert scheduler.core.busy == 0
 
@@ -238,6 +241,95 @@ async def test_drain_waits_for_the_last_request(house: House) -> None:
     submit(asker, "b")
     await asker.until(lambda: bool(asker.ends("b")))
     assert (asker.ends("a"), asker.ends("b")) == (["length"], ["error"])
+
+
+async def test_drain_that_is_given_up_is_for_good(house: House) -> None:
+    """When whoever drained no longer waits, new requests are refused all the same."""
+    await house.start(CacheActor, "cache")
+    await house.start(FakeWorker, "worker/0")
+    await house.start(SchedulerActor, "scheduler")
+    asker = (await house.start(Asker, "asker")).actor
+    submit(asker, "a", max_tokens=300)
+    await asker.until(lambda: len(asker.output("a")) > 2)
+    with pytest.raises(DeadlineExceeded):
+        await house.ctx.call("scheduler", Drain(), Drained, timeout=0.001)
+    submit(asker, "b")
+    await asker.until(lambda: bool(asker.ends("b")))
+    assert asker.ends("b") == ["error"]
+    await asker.until(lambda: bool(asker.ends("a")))
+    assert asker.ends("a") == ["length"]
+
+
+async def test_poisoned_request_ends_and_its_neighbours_go_on(house: House) -> None:
+    """A worker that crashes on one prompt is started again by its supervisor; that request alone ends, as quarantined."""
+    await house.start(CacheActor, "cache")
+    await house.start(SchedulerActor, "scheduler")
+    asker = (await house.start(Asker, "asker")).actor
+    crashes = 0
+
+    async def supervise() -> None:
+        nonlocal crashes
+        while True:
+            cell = await house.start(FakeWorker, "worker/0")
+            await cell.ended.wait()
+            crashes += 1
+            house.system.name_down(cell.address, "Poisoned")
+
+    async with asyncio.TaskGroup() as group:
+        supervisor = group.create_task(supervise())
+        poisoned = Sequence("p", [POISON, 6], 8, GREEDY)
+        neighbours = [Sequence(name, [5, 6, len(name)] * 4, 8, GREEDY) for name in ("a", "bb", "ccc")]
+        asker.ctx.cast("scheduler", Submit([*neighbours, poisoned]))
+        await asker.until(lambda: all(asker.ends(name) for name in ("a", "bb", "ccc", "p")))
+        supervisor.cancel()
+    assert asker.ends("p") == ["error"]
+    assert {update.finish.code for update in asker.updates if update.finish} == {"", "quarantined"}
+    for name in ("a", "bb", "ccc"):
+        assert asker.output(name) == complete([5, 6, len(name)] * 4, GREEDY, 8, 1000)
+    assert 2 <= crashes <= 4
+
+
+async def test_worker_stopped_by_an_operator_is_no_suspect(house: House) -> None:
+    """A `Down` with the reason "stopped" counts against nobody, however often."""
+    await house.start(CacheActor, "cache")
+    await house.start(SchedulerActor, "scheduler")
+    asker = (await house.start(Asker, "asker")).actor
+    submit(asker, "a", max_tokens=300)
+    for round_ in range(4):
+        cell = await house.start(FakeWorker, "worker/0")
+        await asker.until(lambda round_=round_: len(asker.output("a")) > 5 + 20 * round_)
+        house.system.name_down(cell.address, "stopped")
+        cell.stop("stopped")
+        await cell.ended.wait()
+    await house.start(FakeWorker, "worker/0")
+    await asker.until(lambda: bool(asker.ends("a")))
+    assert asker.ends("a") == ["length"]
+
+
+async def test_what_finds_no_room_is_sent_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A way that takes no mail for a while loses neither the end of a request nor a lease, and ends nobody."""
+    await house.start(CacheActor, "cache")
+    await house.start(FakeWorker, "worker/0")
+    scheduler = (await house.start(SchedulerActor, "scheduler")).actor
+    asker = (await house.start(Asker, "asker")).actor
+    cast, refused = scheduler.ctx.cast, {"Commit": 0, "Progress": 0}
+
+    def full(to: Any, message: Message, **how: Any) -> None:
+        kind = type(message).__name__
+        if refused.get(kind, 9) < 9 and (kind == "Commit" or any(u.finish for u in message.updates)):  # type: ignore[attr-defined]
+            refused[kind] += 1
+            raise Overloaded("full")
+        cast(to, message, **how)
+
+    monkeypatch.setattr(scheduler.ctx, "cast", full)
+    submit(asker, "a", "bb", "ccc", max_tokens=4)
+    await asker.until(lambda: all(asker.ends(name) for name in ("a", "bb", "ccc")))
+    assert [asker.ends(name) for name in ("a", "bb", "ccc")] == [["length"]] * 3
+    assert refused["Progress"] == 9
+    async with asyncio.timeout(10):
+        while (await house.ctx.call("cache", Inspect(), Pool)).leases:
+            pass
+    assert refused["Commit"] == 9
 
 
 async def test_deadline_passes_on_the_real_clock(house: House) -> None:

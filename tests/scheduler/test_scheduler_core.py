@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sgl_actors.actors.cache.core import RadixCache
-from sgl_actors.actors.cache.messages import Commit, Grant, Granted, Pool
+from sgl_actors.actors.cache.messages import Commit, Entry, Grant, Granted, Pool
 from sgl_actors.actors.cache.messages import Reset as ResetCache
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.core import SchedulerCore
@@ -20,7 +20,8 @@ from sgl_actors.actors.scheduler.messages import (
     Stop,
     Update,
 )
-from sgl_actors.actors.worker.fake import FakeModel, complete
+from sgl_actors.actors.scheduler.orphans import ORPHAN
+from sgl_actors.actors.worker.fake import FakeModel, Poisoned, complete
 from sgl_actors.actors.worker.messages import Describe, ResetDone, SequenceResult, Step, StepDone
 from sgl_actors.actors.worker.messages import Reset as ResetWorker
 from sgl_actors.errors import ConfigError
@@ -28,6 +29,7 @@ from sgl_actors.errors import ConfigError
 ASKER = Address("tokenizer", 1)
 OTHER = Address("tokenizer", 2)
 GREEDY = Sampling(0)
+POISON = 999
 
 
 def info(pages: int = 200, page_size: int = 1, context: int = 100) -> ModelInfo:
@@ -46,7 +48,8 @@ class Desk:
     ) -> None:
         self.info = model or info()
         self.core = SchedulerCore(Options(**options), epoch=100, ahead=ahead)  # type: ignore[arg-type]
-        self.model = FakeModel(self.info)
+        self.model = FakeModel(self.info, poison=POISON)
+        self.crashes = 0
         self.cache = RadixCache(0, 1)
         self.to_worker: list[Step | Describe | ResetWorker] = []
         self.to_cache: list[Commit | Grant | ResetCache] = []
@@ -102,13 +105,26 @@ class Desk:
         match self.to_worker.pop(0):
             case Step() as step:
                 self.steps.append(step)
-                done = self.model.step(step)
+                try:
+                    done = self.model.step(step)
+                except Poisoned:
+                    self.restart_worker()
+                    return
                 assert isinstance(done, StepDone)
                 self.take(self.core.step_done(done))
             case ResetWorker() as reset:
                 self.take(self.core.quieted(self.model.reset(reset.epoch)))
             case Describe():
                 self.take(self.core.described(self.info))
+
+    def restart_worker(self, *, crashed: bool = True) -> None:
+        """The worker goes down, with what was on its way to it, and another one comes up."""
+        self.crashes += crashed
+        self.to_worker.clear()
+        self.to_cache.clear()
+        self.model = FakeModel(self.info, poison=POISON)
+        self.take(self.core.worker_down(crashed=crashed))
+        self.take(self.core.worker_up())
 
     def run(self, rounds: int = 1000) -> None:
         """Until nothing is left to carry, the cache first."""
@@ -280,7 +296,7 @@ def test_pages_of_an_aborted_request_wait_for_its_step() -> None:
     desk.submit(request("a", [5, 6, 7], 20))
     desk.run(4)
     desk.to_cache.clear()
-    desk.take(desk.core.abort(["a"], 0.0))
+    desk.take(desk.core.abort(["a"]))
     assert desk.finish("a") == Finish("abort", None, "cancelled", "cancelled")
     assert not desk.to_cache
     desk.worker_once()
@@ -291,35 +307,14 @@ def test_pages_of_an_aborted_request_wait_for_its_step() -> None:
     desk.idle()
 
 
-def test_abort_before_its_request_leaves_a_tombstone() -> None:
-    """A request that was cancelled before it came ends when it comes, once; the next of that id is served."""
+def test_abort_of_an_unknown_id_leaves_nothing() -> None:
+    """Neither one that comes before a request nor one that crosses its end hits a later request of the same id."""
     desk = Desk()
-    desk.take(desk.core.abort(["a"], 0.0))
+    desk.take(desk.core.abort(["a"]))
     desk.submit(request("a", [5], 1))
-    assert desk.finish("a").code == "cancelled"
+    desk.run()
+    desk.take(desk.core.abort(["a"]))
     desk.updates.clear()
-    desk.submit(request("a", [5], 1))
-    desk.run()
-    assert desk.finish("a") == Finish("length")
-
-
-def test_abort_after_the_end_leaves_nothing() -> None:
-    """A cancel that crosses the end does not hit a later request of the same id."""
-    desk = Desk()
-    desk.submit(request("a", [5], 1))
-    desk.run()
-    desk.take(desk.core.abort(["a"], 0.0))
-    desk.updates.clear()
-    desk.submit(request("a", [5], 1))
-    desk.run()
-    assert desk.finish("a") == Finish("length")
-
-
-def test_tombstone_fades() -> None:
-    """An abort waits for its request for a limited time only."""
-    desk = Desk()
-    desk.take(desk.core.abort(["a"], 0.0))
-    desk.now = 1000.0
     desk.submit(request("a", [5], 1))
     desk.run()
     assert desk.finish("a") == Finish("length")
@@ -505,19 +500,6 @@ def test_silent_cache_is_asked_again() -> None:
     assert desk.finish("a") == Finish("length")
 
 
-def test_requests_of_a_submitter_that_ended_end_too() -> None:
-    """Nobody is told, and the others go on."""
-    desk = Desk()
-    desk.submit(request("a", [5], 20))
-    desk.submit(request("b", [6], 5), owner=OTHER)
-    desk.run(6)
-    desk.take(desk.core.owner_down(ASKER))
-    desk.run()
-    assert all(update.finish is None for owner, update in desk.updates if owner == ASKER)
-    assert desk.finish("b") == Finish("length")
-    desk.idle()
-
-
 def test_submitting_a_live_id_attaches_to_it() -> None:
     """Tokens are told anew from the first that the new asker lacks; nothing is computed twice."""
     desk = Desk()
@@ -575,19 +557,42 @@ def test_sequence_error_ends_that_request_alone() -> None:
     assert (desk.finish("a").reason, desk.finish("a").message) == ("error", "NaN")
     assert desk.output("b") == complete([7, 8], GREEDY, 5, 1000)
     assert desk.cache.match("default", [5, 6]) == 0
-    assert all(bad.seq not in step.end for step in desk.steps)
+    assert sum(step.end.count(bad.seq) for step in desk.steps) == 1
+    desk.idle()
+
+
+def test_prefill_that_fails_gives_its_pages_back_empty() -> None:
+    """The KV of a prompt whose computation failed is neither shared nor committed, nor is that of its earlier chunks."""
+    desk = Desk(chunk=2)
+    desk.submit(request("a", [5, 6, 7], 0))
+    desk.cache_once()
+    desk.worker_once()
+    step = desk.to_worker.pop()
+    assert isinstance(step, Step)
+    bad = SequenceResult(step.work[0].seq, error="not finite")
+    desk.take(desk.core.step_done(StepDone(step.epoch, step.number, [bad])))
+    desk.run()
+    assert desk.finish("a").reason == "error"
+    assert [entry for commit in desk.commits for entry in commit.entries] == [Entry(bad.seq, [])]
+    assert desk.cache.cached == 0
     desk.idle()
 
 
 def test_missing_result_is_an_error_of_that_request() -> None:
-    """A StepDone that leaves a sequence out does not leave its request hanging."""
+    """A StepDone that leaves a sequence out does not leave its request hanging, and the worker is told to forget it."""
     desk = Desk()
     desk.submit(request("a", [5, 6], 5))
     desk.cache_once()
+    (step,) = desk.to_worker
+    assert isinstance(step, Step)
     desk.to_worker.clear()
+    desk.model.step(step)
     desk.take(desk.core.step_done(StepDone(desk.core.links.epoch, 0, [])))
     desk.run()
     assert desk.finish("a").code == "remote_error"
+    desk.submit(request("b", [5, 6], 5))
+    desk.run()
+    assert not desk.model._held.keys() & {step.work[0].seq}
     desk.idle()
 
 
@@ -601,6 +606,167 @@ def test_draining_refuses_new_requests_and_finishes_the_old() -> None:
     assert desk.finish("b").code == "not_ready"
     assert desk.finish("a") == Finish("length")
     assert desk.core.busy == 0
+
+
+def test_successor_of_a_submitter_takes_its_requests_over() -> None:
+    """They go on while nobody owns them, and are told to the successor from where it stands; nothing is computed twice."""
+    desk = Desk()
+    desk.submit(request("a", [5, 6], 9))
+    desk.run(6)
+    known = desk.output("a")[:2]
+    told = len(desk.updates)
+    desk.take(desk.core.owner_down(ASKER, 0.0))
+    desk.run(4)
+    assert len(desk.updates) == told
+    desk.submit(request("a", [5, 6], 9, output=known), owner=OTHER)
+    assert desk.updates[told][0] == OTHER
+    assert desk.updates[told][1].first_index == 2
+    desk.run()
+    assert desk.output("a") == complete([5, 6], GREEDY, 9, 1000)
+    assert desk.updates[-1][1].cached == 0
+    assert sum(len(step.start) for step in desk.steps) == 1
+    assert (desk.core.wakeup() or 2 * ORPHAN) > ORPHAN
+    desk.idle()
+
+
+def test_end_of_an_orphan_is_kept_for_its_successor() -> None:
+    """One that ended while nobody owned it is told as a whole to who submits it again, without another step."""
+    desk = Desk()
+    desk.submit(request("a", [5, 6], 4))
+    desk.take(desk.core.owner_down(ASKER, 0.0))
+    desk.run()
+    steps = len(desk.steps)
+    desk.submit(request("a", [5, 6], 4), owner=OTHER)
+    desk.run()
+    assert (desk.output("a"), desk.finish("a")) == (complete([5, 6], GREEDY, 4, 1000), Finish("length"))
+    assert len(desk.steps) == steps
+    desk.idle()
+
+
+def test_orphans_end_when_nobody_comes() -> None:
+    """After `ORPHAN` seconds, quietly; the requests of other submitters go on."""
+    desk = Desk()
+    desk.submit(request("a", [5], 20))
+    desk.submit(request("b", [6], 20), owner=OTHER)
+    desk.run(6)
+    desk.take(desk.core.owner_down(ASKER, 1.0))
+    assert desk.core.wakeup() == 1.0 + ORPHAN
+    desk.take(desk.core.tick(0.9 + ORPHAN))
+    assert desk.core.busy == 2
+    desk.take(desk.core.tick(1.0 + ORPHAN))
+    assert desk.core.busy == 1
+    desk.run()
+    assert all(update.finish is None for owner, update in desk.updates if owner == ASKER)
+    assert desk.finish("b") == Finish("length")
+    desk.idle()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        request("a", [5, 7], 9),
+        request("a", [5, 6], 8),
+        request("a", [5, 6], 9, tenant="other"),
+        request("a", [5, 6], 9, sampling=Sampling(0, temperature=0.5)),
+        request("a", [5, 6], 9, logprobs=Logprobs(output=True)),
+        request("a", [5, 6], 9, output=[998]),
+    ],
+)
+@pytest.mark.parametrize("orphan", [False, True])
+def test_another_request_under_a_live_id_is_refused(other: Sequence, orphan: bool) -> None:
+    """It gets an error that names the id, and nothing of the other's tokens; the live one goes on."""
+    desk = Desk()
+    desk.submit(request("a", [5, 6], 9))
+    desk.run(6)
+    if orphan:
+        desk.take(desk.core.owner_down(ASKER, 0.0))
+    desk.submit(other, owner=OTHER)
+    ((_, update),) = [told for told in desk.updates if told[0] == OTHER]
+    assert (update.token_ids, update.finish and update.finish.code) == ([], "invalid_request")
+    assert update.finish is not None
+    assert "id a" in update.finish.message
+    desk.updates.clear()
+    desk.submit(request("a", [5, 6], 9, sampling=Sampling(77)))
+    desk.run()
+    assert desk.output("a") == complete([5, 6], GREEDY, 9, 1000)
+
+
+def test_resubmission_does_not_count_its_own_prefill_as_cached() -> None:
+    """Who brings output has computed the prompt before: what it finds in the tree is its own."""
+    desk = Desk()
+    desk.submit(request("a", [5, 6, 7], 4))
+    desk.run()
+    desk.submit(request("a", [5, 6, 7], 6, output=desk.output("a")))
+    desk.run()
+    assert desk.steps[-1].work[0].count == 1
+    assert desk.updates[-1][1].cached == 0
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("place", [0, 13, 31])
+def test_poison_is_found_within_seven_crashes_of_thirty_two(place: int, ahead: int) -> None:
+    """It ends as quarantined; its 31 neighbours and one that came in between get their whole output."""
+    desk = Desk(info(pages=2000), ahead=ahead)
+    prompts = {f"r{number}": [number + 3, 4, 5] for number in range(32)}
+    prompts[f"r{place}"] = [3, POISON, 5]
+    desk.submit(*(request(name, prompt, 4) for name, prompt in prompts.items()))
+    while not desk.crashes:
+        desk.run(1)
+    prompts["late"] = [40, 41]
+    desk.submit(request("late", [40, 41], 4))
+    desk.run(10_000)
+    assert 2 <= desk.crashes <= 7
+    for name, prompt in prompts.items():
+        if name == f"r{place}":
+            assert (desk.finish(name).code, desk.output(name)) == ("quarantined", [])
+        else:
+            assert desk.output(name) == complete(prompt, GREEDY, 4, 1000)
+            assert desk.finish(name) == Finish("length")
+    desk.idle()
+
+
+def test_suspects_of_a_crash_run_in_halves() -> None:
+    """After a crash only half of those in flight are admitted, then the other half; then who waited."""
+    desk = Desk()
+    desk.submit(*(request(f"r{number}", [number + 3], 30) for number in range(4)))
+    desk.run(5)
+    desk.submit(request("late", [9], 3))
+    desk.restart_worker()
+    seen: list[set[int]] = []
+    while desk.core.busy:
+        desk.run(1)
+        batch = {generation.arrival for generation in desk.core.batch.running}
+        if not seen or batch - seen[-1]:
+            seen.append(batch)
+    assert [batch for batch in seen if batch] == [{1, 2}, {1, 2, 3, 4}, {1, 2, 3, 4, 5}]
+
+
+def test_restarts_by_an_operator_count_against_nobody() -> None:
+    """However often the worker is stopped while a request runs alone, the request goes on."""
+    desk = Desk()
+    desk.submit(request("a", [5, 6], 30))
+    for _ in range(4):
+        desk.run(9)
+        desk.restart_worker(crashed=False)
+    desk.run()
+    assert desk.output("a") == complete([5, 6], GREEDY, 30, 1000)
+
+
+def test_commit_that_the_cache_did_not_take_is_sent_again() -> None:
+    """Its entries go with the next commit, or a little later by themselves; no lease is left behind."""
+    desk = Desk()
+    desk.submit(request("a", [5, 6, 7], 1))
+    desk.cache_once()
+    desk.worker_once()
+    commit = desk.to_cache.pop()
+    assert isinstance(commit, Commit)
+    desk.core.uncommitted(commit, 5.0)
+    assert desk.core.wakeup() == pytest.approx(5.1)
+    desk.take(desk.core.tick(5.2))
+    assert desk.to_cache == [commit]
+    desk.run()
+    assert desk.cache.match("default", [5, 6, 7]) == 3
+    desk.idle()
 
 
 def test_one_step_ahead_gives_the_same() -> None:

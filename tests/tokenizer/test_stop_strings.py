@@ -11,9 +11,9 @@ alphabet = st.text("ab\n", max_size=12)
 stops_of = st.lists(st.text("ab\n", min_size=1, max_size=5), min_size=0, max_size=4)
 
 
-def naive(text: str, stops: list[str]) -> tuple[int, str] | None:
-    """(end, stop) of the match that is complete first, the longest of those; by looking at every beginning of the text."""
-    for end in range(1, len(text) + 1):
+def naive(text: str, stops: list[str], begin: int = 0) -> tuple[int, str] | None:
+    """(end, stop) of the match that is complete first after `begin`, the longest of those; by looking at every beginning of the text."""
+    for end in range(begin + 1, len(text) + 1):
         complete = [stop for stop in stops if text[:end].endswith(stop)]
         if complete:
             return end, max(complete, key=len)
@@ -64,6 +64,28 @@ def test_only_what_may_begin_a_stop_is_held_back(pieces: list[str], stops: list[
             default=0,
         )
         assert out == seen[: len(seen) - held]
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    before=st.lists(alphabet, max_size=5),
+    after=st.lists(alphabet, max_size=5),
+    stops=stops_of,
+    keep=st.booleans(),
+)
+def test_unarmed_matches_are_text(before: list[str], after: list[str], stops: list[str], keep: bool) -> None:
+    """Only what is complete in an armed piece counts, wherever it began; all before it is given out."""
+    matcher, begin, text = StopStrings(stops, keep=keep), len("".join(before)), "".join(before + after)
+    out = "".join(matcher.feed(piece, armed=False) for piece in before)
+    assert matcher.matched is None
+    out += "".join(matcher.feed(piece) for piece in after)
+    expected = naive(text, stops, begin)
+    assert matcher.matched == (expected[1] if expected else None)
+    if expected is None:
+        assert out + matcher.finish() == text
+    else:
+        end, stop = expected
+        assert out == (text[:end] if keep else text[: end - len(stop)])
 
 
 def test_the_match_complete_first_wins() -> None:

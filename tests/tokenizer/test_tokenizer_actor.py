@@ -24,6 +24,7 @@ from sgl_actors.actors.scheduler.messages import (
     Submit,
     Update,
 )
+from sgl_actors.actors.tokenizer import actor as tokenizer_actor
 from sgl_actors.actors.tokenizer import prompts
 from sgl_actors.actors.tokenizer.actor import INLINE, TokenizerActor
 from sgl_actors.actors.tokenizer.messages import (
@@ -47,6 +48,7 @@ from sgl_actors.errors import (
     ContextLengthExceeded,
     InvalidRequest,
     NotReady,
+    Overloaded,
     ProtocolError,
 )
 
@@ -295,6 +297,41 @@ async def test_cancel_by_id_comes_back_as_an_abort(house: House) -> None:
     assert (last.finish, last.prompt_ids) == (Finish("abort", code="cancelled", message="by operator"), [256])
 
 
+async def test_cancel_of_unknown_ids_stays_here(house: House) -> None:
+    """The scheduler hears only of ids that were submitted, so that nothing waits there for a later request of that id."""
+    house.ctx.cast("tokenizer", Cancel(["never seen"]))
+    await house.settle()
+    assert house.scheduler.told.empty()
+    asker = house.ask()
+    await house.scheduler.submitted()
+    house.ctx.cast("tokenizer", Cancel(["never seen", "r"]))
+    assert await house.scheduler.next() == Abort(["r"])
+    house.ctx.cast("tokenizer", Cancel([], all=True))
+    assert await house.scheduler.next() == Abort([], all=True)
+    await asker.close()
+
+
+async def test_a_scheduler_that_takes_no_mail(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that cannot be handed over is refused as overloaded; an order that cannot be given is given later."""
+    cast_, full = house.tokenizer.ctx.cast, True
+
+    def refuse(to: str | Address, message: Message, **how: Any) -> None:
+        assert how["control"]
+        if full:
+            raise Overloaded("full")
+        cast_(to, message, **how)
+
+    live = house.ask("live")
+    await house.scheduler.submitted()
+    monkeypatch.setattr(house.tokenizer.ctx, "cast", refuse)
+    assert isinstance(await house.ask("new").error(), Overloaded)
+    await live.close()
+    await house.settle()
+    assert house.scheduler.told.empty()
+    full = False
+    assert await house.scheduler.next() == Abort(["live"])
+
+
 async def test_the_scheduler_restarts(house: House) -> None:
     """A live request is submitted again with its output so far, and what the new scheduler repeats is dropped."""
     asker = house.ask()
@@ -358,9 +395,12 @@ async def test_a_new_asker_takes_a_live_request_over(house: House) -> None:
     new = house.ask(output=[A])
     assert isinstance(await old.error(), Cancelled)
     assert ((await new.next()).text, house.scheduler.told.empty()) == ("ab", True)
-    for stranger in (house.ask(text="other"), house.ask(tenant="other"), house.ask(output=[B])):
-        assert isinstance(error := await stranger.error(), InvalidRequest)
+    strangers: list[dict[str, Any]] = [{"text": "other"}, {"tenant": "other"}, {"output": [B]}]
+    strangers += [{"temperature": 0.5}, {"seed": 1}, {"stop": ("x",)}, {"logprobs": True}]
+    for fields in strangers:
+        assert isinstance(error := await house.ask(**fields).error(), InvalidRequest), fields
         assert error.param == "id"
+        assert "id r" in error.message
     house.scheduler.progress(Update("r", 3, [], finish=Finish("length")))
     assert (await new.end()).completion_tokens == 3
 
@@ -402,7 +442,8 @@ async def test_a_long_prompt_does_not_hold_up_others(house: House, monkeypatch: 
     short = house.ask("short")
     assert [sequence.id for sequence in await house.scheduler.submitted()] == ["short"]
     house.ctx.cast("tokenizer", Cancel(["gone"]))
-    assert await house.scheduler.next() == Abort(["gone"])
+    await house.settle()
+    assert house.scheduler.told.empty()
     go.set()
     assert isinstance(await gone.error(), Cancelled)
     assert [(s.id, len(s.prompt)) for s in await house.scheduler.submitted()] == [("long", 20_000)]
@@ -429,10 +470,22 @@ async def test_bad_requests_are_their_askers_error(house: House) -> None:
     assert house.scheduler.told.empty()
 
 
-async def test_not_ready_without_a_model(empty: House) -> None:
-    """Until a scheduler has described a model, requests are refused as retryable; then the eos ids of the model's files count."""
+async def test_not_ready_without_a_model(empty: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes before a scheduler has described a model waits for that, but not for ever: it is refused as retryable."""
     empty.tokenizer = await empty.start(TokenizerActor, "tokenizer")
+    early = empty.ask("early")
+    await asyncio.sleep(0)  # its message is sent
+    await empty.settle()
+    monkeypatch.setattr(tokenizer_actor, "PATIENCE", 0.01)
     assert isinstance(await empty.ask().error(), NotReady)
+    empty.scheduler = await empty.start(ScriptedScheduler, "scheduler")
+    assert [sequence.id for sequence in await empty.scheduler.submitted()] == ["early"]
+    await early.close()
+
+
+async def test_end_ids_are_those_of_the_models_files(empty: House) -> None:
+    """Where the vocabulary names end tokens, they count, and not those the worker has found."""
+    empty.tokenizer = await empty.start(TokenizerActor, "tokenizer")
     empty.scheduler = await empty.start(ScriptedScheduler, "scheduler")
     await empty.model_known()
     asker = empty.ask()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sgl_actors.actors.worker.batch import StaleBatchError
 from sgl_actors.actors.worker.messages import Logprobs, Sampling, Step, Work
 from sgl_actors.actors.worker.model.causal_lm import HEAD_ROWS, ForwardBatch
-from sgl_actors.actors.worker.runner import NO_DISTRIBUTION
+from sgl_actors.actors.worker.runner import NOT_FINITE
 from tests.worker.harness import GREEDY, Driver, Generation, make_runner, tiny_config, tiny_model
 
 MODEL = tiny_model()
@@ -161,7 +161,7 @@ def test_nan_in_one_sequence_fails_it_alone(expected: list[Generation]) -> None:
     bad = news[1]
     driver.runner.pool.layer(0)[torch.tensor(bad.pages)] = float("nan")
     results = driver.step([Work(new.seq) for new in news])
-    assert results[bad.seq].error == NO_DISTRIBUTION
+    assert results[bad.seq].error == NOT_FINITE
     assert results[bad.seq].token_id == -1
     for new, generation in zip(news, expected, strict=True):
         if new is not bad:
@@ -170,8 +170,23 @@ def test_nan_in_one_sequence_fails_it_alone(expected: list[Generation]) -> None:
     assert driver.runner.counters.failed == 2
 
 
+def test_a_prefill_over_broken_kv_fails() -> None:
+    """KV that is not finite is an error of that sequence even where nothing is sampled, and its neighbour is scored and goes on."""
+    model = tiny_model()
+    model.weights.embedding[7] = float("nan")
+    driver = Driver(make_runner(model))
+    bad, good = driver.new([5, 7, 6, 9], 0), driver.new([5, 9, 6], 0, logprobs=ALL)
+    results = driver.step([Work(bad.seq, 2, sample=False), Work(good.seq, 3, sample=False)], [bad, good])
+    assert results[bad.seq].error == NOT_FINITE
+    assert (results[good.seq].error, len(results[good.seq].prompt_logprobs)) == ("", 3)
+    later = driver.new([5, 7, 6, 9], 4, cached=3, pages=bad.pages)
+    assert driver.step([Work(later.seq, 1)], [later])[later.seq].error == NOT_FINITE
+    assert driver.runner.counters.failed == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, KeyError, AssertionError])
 def test_a_pass_that_raises_is_run_again_without_the_culprit(
-    expected: list[Generation], monkeypatch: pytest.MonkeyPatch
+    expected: list[Generation], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """The sequence whose first token makes the forward pass fail gets the error; all others get their tokens."""
     driver = Driver(make_runner(MODEL))
@@ -179,7 +194,7 @@ def test_a_pass_that_raises_is_run_again_without_the_culprit(
 
     def fragile(batch: ForwardBatch, pool: Any) -> torch.Tensor:
         if (80, 0) in zip(batch.token_ids.tolist(), batch.positions.tolist(), strict=True):
-            raise RuntimeError("out of memory")
+            raise error("out of memory")
         return forward(batch, pool)
 
     monkeypatch.setattr(driver.runner.model, "forward", fragile)
