@@ -149,6 +149,8 @@ class TokenizerActor(Actor):
         """Admit a request with a long prompt, or one that came before the model was known."""
         try:
             await self._wait_for_model()
+            assert self._model is not None
+            prompts.check_size(message, self._vocabulary, self._model.context)
             ids = await asyncio.to_thread(self._prompts.ids, message)
             if self._preparing.get(message.id) is not request:
                 raise Cancelled(f"request {message.id} was cancelled")

@@ -10,7 +10,7 @@ from sgl_actors.actors.tokenizer.chat_template import ChatTemplate
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Generate, TokenIds, Tokenize
 from sgl_actors.actors.tokenizer.retokenise import retokenise
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
-from sgl_actors.errors import InvalidRequest
+from sgl_actors.errors import ContextLengthExceeded, InvalidRequest
 
 REMEMBERED = 128
 """Programs whose last prompt is remembered."""
@@ -105,6 +105,20 @@ def _template(vocabulary: Vocabulary) -> ChatTemplate:
     if vocabulary.chat_template is None:
         raise InvalidRequest("the model has no chat template; send text or token ids", param="messages")
     return ChatTemplate(vocabulary.chat_template, vocabulary.tokens)
+
+
+def check_size(request: Generate, vocabulary: Vocabulary, context: int) -> None:
+    """Refuse a text that is too long whatever its tokens are, before work and memory go into finding them.
+
+    Raises:
+        ContextLengthExceeded: even of the longest tokens it would take more than `context`.
+    """
+    least = -(-size(request) // vocabulary.longest)
+    if least > context:
+        raise ContextLengthExceeded(
+            f"the prompt has {size(request)} characters, at least {least} tokens; the context is {context} tokens",
+            param="prompt",
+        )
 
 
 def size(request: Generate | Tokenize) -> int:

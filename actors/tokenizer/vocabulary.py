@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,6 +42,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.raw)
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token, at least 1."""
+        return max(1, max(map(len, self.raw), default=1))
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Ids of the whole text; special tokens written in it are recognised.

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from sgl_actors.actors.scheduler.messages import ModelInfo, Sequence
+from sgl_actors.actors.tokenizer import prompts
 from sgl_actors.actors.tokenizer.admission import admit, check
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Generate, SamplingOptions
+from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
 from sgl_actors.errors import ContextLengthExceeded, InvalidRequest
 
 MODEL = ModelInfo("m", "p", "LlamaForCausalLM", 100, 1000, (7,), 1000, 1, 1, "float32", "cpu", 2)
@@ -141,3 +143,11 @@ def test_prompt_ids_outside_the_vocabulary(prompt: list[int]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         admit(Generate("i", text="x"), prompt, model=MODEL, eos_ids=(), seed=0, timeout=0.0, trace="")
     assert caught.value.param == "prompt"
+
+
+def test_a_text_too_long_for_any_tokens_is_refused_unread(vocabulary: Vocabulary) -> None:
+    """A text that cannot fit whatever its tokens are is refused by its length alone, with both numbers."""
+    room = 10 * vocabulary.longest
+    prompts.check_size(Generate("r", text="a" * room), vocabulary, 10)
+    with pytest.raises(ContextLengthExceeded, match="at least 11 tokens; the context is 10 tokens"):
+        prompts.check_size(Generate("r", text="a" * (room + 1)), vocabulary, 10)
