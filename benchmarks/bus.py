@@ -206,6 +206,7 @@ async def step_share(bus: System, far: Address, *, model: bool) -> None:
 
 def decoder() -> Callable[[], float]:
     """A function that runs one decode step of the default model at batch 16 (128 tokens each) and returns its seconds."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the worker does, before torch is imported
     from sgl_actors.actors.cache.messages import Options as CacheOptions
     from sgl_actors.actors.node.config import load
     from sgl_actors.actors.worker.device import load_runner
