@@ -52,7 +52,6 @@ class ZmqTransport:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self.sent = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
@@ -124,7 +123,6 @@ class ZmqTransport:
             except zmq.Again:
                 self._wait_writable(peer)
                 return
-            self.sent += 1
             for _ in range(count):
                 peer.outbox.popleft()
 
