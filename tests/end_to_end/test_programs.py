@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx2
 import pytest
 
 import sgl_actors as sgl
@@ -78,3 +79,30 @@ async def test_error_names_the_place(node: NodeRecord) -> None:
         with pytest.raises(sgl.ProgramError, match="last words before the fault") as caught:
             await broken.bind().run(backend=backend)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+async def test_select_scores_are_the_models(node: NodeRecord) -> None:
+    """A choice's score is the mean log probability of its tokens, as `/generate` reports them for the same text."""
+    prompt, choices = "The capital of France is", [" Paris", " London", " a very large cheese"]
+
+    @sgl.function
+    async def capital(s: sgl.ProgramState) -> None:
+        s += prompt + sgl.select("city", choices=choices)
+
+    async with sgl.connect(node.endpoint) as backend:
+        state = await capital.bind().run(backend=backend)
+    expected = {}
+    async with httpx2.AsyncClient(base_url=node.url, timeout=60) as http:
+        length = len((await http.post("/tokenize", json={"prompt": prompt})).json()["tokens"])
+        for choice in choices:
+            body = {
+                "text": prompt + choice,
+                "sampling_params": {"max_new_tokens": 0},
+                "return_logprob": True,
+                "logprob_start_len": length,
+            }
+            meta = (await http.post("/generate", json=body)).json()["meta_info"]
+            values = [entry[0] for entry in meta["input_token_logprobs"]]
+            expected[choice] = sum(values) / len(values)
+    assert state.meta("city")["scores"] == pytest.approx(expected, abs=1e-3)
+    assert state["city"] == max(expected, key=lambda choice: expected[choice])
