@@ -79,6 +79,7 @@ class SchedulerActor(Actor):
         self._cache: Address | None = None
         self._owners: set[Address] = set()
         self._drains: list[Request] = []
+        self._flushes: list[Request] = []
         self._unsent: list[Report] = []
         self._timer: tuple[float, Callable[[], None]] | None = None
 
@@ -176,8 +177,16 @@ class SchedulerActor(Actor):
             return Flushed(done=False, busy=self.core.busy)
         if self._cache is None:
             raise NotReady("no cache is up")
-        self.ctx.task(self._flush_cache(self._cache, request), name="flush")
+        self._flushes.append(request)
+        self._begin_flushes()
         return None
+
+    def _begin_flushes(self) -> None:
+        """Flush once the last ended request has given its pages back, at most one step after its end."""
+        if self._flushes and self.core.settled and self._cache is not None:
+            flushes, self._flushes = self._flushes, []
+            for request in flushes:
+                self.ctx.task(self._flush_cache(self._cache, request), name="flush")
 
     async def _flush_cache(self, cache: Address, request: Request) -> None:
         try:
@@ -213,6 +222,7 @@ class SchedulerActor(Actor):
                 case Note():
                     self._log(effect)
         self._answer_drains()
+        self._begin_flushes()
         self._set_timer()
 
     def _to_worker(self, message: Message) -> None:

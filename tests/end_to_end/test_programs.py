@@ -16,6 +16,7 @@ pytestmark = pytest.mark.model
 
 ESSAY = "Bees dance to tell each other where the flowers are. The dance holds a direction and a distance."
 ASPECTS = ["clarity", "depth", "style"]
+GRADES = ["good", "fair", "poor"]
 
 
 @sgl.function
@@ -27,7 +28,7 @@ async def judge(s: sgl.ProgramState, essay: str) -> None:
             f"About its {aspect}: " + sgl.gen("note", max_tokens=24, stop="\n", temperature=0.0)
         )
     notes = await forks.join("note")
-    s += sgl.assistant("\n".join(notes) + "\nGrade: " + sgl.select("grade", choices=["good", "fair", "poor"]))
+    s += sgl.assistant("\n".join(notes) + "\nGrade: " + sgl.select("grade", choices=GRADES))
 
 
 async def test_the_judge(node: NodeRecord) -> None:
@@ -56,10 +57,24 @@ async def test_worker_restart_under_programs(node: NodeRecord) -> None:
     handle = await join(node.endpoint)
     operator = handle.context("operator")
     essays = [f"Essay number {number}. {ESSAY}" for number in range(8)]
+    begun = asyncio.Event()
+
+    @sgl.function
+    async def judge(s: sgl.ProgramState, essay: str) -> None:
+        s += sgl.system("You are a careful judge.") + sgl.user(f"Essay: {essay}\nJudge it.")
+        forks = s.fork(3)
+        for f, aspect in zip(forks, ASPECTS, strict=True):
+            f += sgl.assistant(f"About its {aspect}: " + sgl.gen("note", max_tokens=24, temperature=0.0))
+        await forks[0]["note"]
+        begun.set()
+        s += sgl.assistant(
+            "\n".join(await forks.join("note")) + "\nGrade: " + sgl.select("grade", choices=GRADES)
+        )
+
     async with sgl.connect(node.endpoint) as backend:
         running = [asyncio.create_task(judge.bind(essay=essay).run(backend=backend)) for essay in essays]
-        await asyncio.wait(running, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-        assert not all(task.done() for task in running)
+        await begun.wait()
+        assert not any(task.done() for task in running)
         await operator.call("root", RestartActor("worker/0"), Done, timeout=60)
         disturbed = [state.text() for state in await asyncio.gather(*running)]
         calm = [(await judge.bind(essay=essay).run(backend=backend)).text() for essay in essays]
