@@ -1,34 +1,55 @@
-"""The cache actor. It owns the radix tree, the page table and the leases; the KV itself lies in the worker.
+"""The cache actor. It owns the radix tree, the page table, leases and pins; the KV itself lies in the worker.
 
-In: `Reset`, `Grant`, `Commit` from the scheduler, its only writer, which becomes the owner with its first `Reset`;
-`Match`, `Flush`, `Inspect` from anyone. Out: answers only. Until the first `Reset` there are no pages.
+In: `Reset`, `Grant`, `Commit` and a `Match` that touches from the scheduler, its only writer, which becomes the owner with its
+first `Reset`; `Match`, `Flush`, `Inspect`, `Pin`, `Unpin`, `ListPins`, `Subscribe`, `Export` from anyone. Out: answers only.
+Until the first `Reset` there are no pages.
 
 When the owner goes down, its leases end: what they had committed stays in the tree, evictable. When the cache itself
-crashes, everything is forgotten; the scheduler sees it go, resets worker and cache under a new epoch and computes anew
-what its requests still need.
+crashes, everything is forgotten, pins too; the scheduler sees it go, resets worker and cache under a new epoch and computes
+anew what its requests still need.
 """
 
 from __future__ import annotations
 
-from sgl_actors.actors.cache.core import Counters, RadixCache
+from collections.abc import Callable, Iterator
+from functools import partial
+from uuid import uuid4
+
+import msgspec
+
+from sgl_actors.actors.cache.core import RadixCache
+from sgl_actors.actors.cache.events import EventLog, Subscription
+from sgl_actors.actors.cache.export import snapshot
 from sgl_actors.actors.cache.messages import (
     CheckAccounts,
     Commit,
+    ExpirePins,
+    Export,
+    Exported,
     Flush,
     Grant,
     Granted,
     Inspect,
-    Lease,
+    ListPins,
     Match,
     Matched,
+    Options,
+    Pin,
+    Pinned,
+    Pins,
     Pool,
     Reset,
+    Subscribe,
+    Unpin,
 )
+from sgl_actors.actors.cache.pins import PinBoard
 from sgl_actors.actors.microkernel import Actor, Address, Context, Down, MailboxSpec, Message, Request
-from sgl_actors.errors import InvalidRequest
+from sgl_actors.errors import ConfigError, InvalidRequest, Overloaded
 
 CHECK_PERIOD = 30.0
 """Seconds between two looks at the sum of the accounts."""
+MOST_READERS = 16
+"""Subscriptions at most, and exports at most: each may hold what the tree was when it began."""
 
 
 class CacheActor(Actor):
@@ -39,9 +60,15 @@ class CacheActor(Actor):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
+        self.options = _options(context)
         self.epoch = 0
-        self.core = RadixCache(0, 1)
+        self.core = RadixCache(0, 1, self.options.eviction, PinBoard(self.options.pinned))
+        self.log_of_events = EventLog(self.options.events, context.address.epoch)
         self._owner: Address | None = None
+        self._subscribers: dict[Request, Subscription] = {}
+        self._exports: dict[Request, Iterator[Exported]] = {}
+        self._idle_checks = 0
+        self._cancel_expiry: Callable[[], None] | None = None
         self._refused = 0
         self._stale = 0
         self._repairs = 0
@@ -52,13 +79,20 @@ class CacheActor(Actor):
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """Handle one message; see the module."""
+        answer = self._receive(message, request)
+        if answer is NotImplemented:
+            return await super().receive(message, request)
+        self._tell_subscribers()
+        return answer
+
+    def _receive(self, message: Message, request: Request) -> Message | None:
         match message:
             case Grant():
                 return self._grant(message, request.sender)
             case Commit():
                 self._commit(message, request.sender)
             case Match():
-                return Matched([self.core.match(message.tenant, key) for key in message.keys])
+                return self._match(message, request.sender)
             case Reset():
                 return self._reset(message, request.sender)
             case Flush():
@@ -66,6 +100,20 @@ class CacheActor(Actor):
                 return self._pool()
             case Inspect():
                 return self._pool()
+            case Pin():
+                return self._pin(message)
+            case Unpin():
+                self.core.pins.unpin(message.namespace, message.names)
+                self._await_expiry()
+                return Pins(self.core.pins.rows(message.namespace, self.ctx.now()))
+            case ListPins():
+                return Pins(self.core.pins.rows(message.namespace, self.ctx.now()))
+            case ExpirePins():
+                self._expire()
+            case Subscribe():
+                self._subscribe(message, request)
+            case Export():
+                self._export(message, request)
             case CheckAccounts():
                 self._check()
             case Down():
@@ -73,7 +121,7 @@ class CacheActor(Actor):
                     self._owner = None
                     self.log.info("owner down", leases=self.core.release_all(), reason=message.reason)
             case _:
-                return await super().receive(message, request)
+                return NotImplemented
         return None
 
     def statistics(self) -> dict[str, float]:
@@ -85,9 +133,12 @@ class CacheActor(Actor):
             "pages_cached": core.cached,
             "pages_leased": core.leased,
             "pages_locked": core.locked,
+            "pages_pinned": core.pins.held,
             "leases": core.leases,
+            "pins": core.pins.count,
             "nodes": core.tree.nodes,
-            "tenants": core.tree.tenants,
+            "tenants": core.tree.namespaces,
+            "subscribers": len(self._subscribers),
             "asked_tokens_total": counters.asked_tokens,
             "hit_tokens_total": counters.hit_tokens,
             "inserted_pages_total": counters.inserted_pages,
@@ -95,20 +146,26 @@ class CacheActor(Actor):
             "evicted_pages_total": counters.evicted_pages,
             "refused_commits_total": counters.refused_commits,
             "unknown_leases_total": counters.unknown_leases,
+            "yielded_pins_total": core.pins.yielded_total,
+            "events_total": self.log_of_events.number,
             "stale_messages_total": self._stale,
             "refused_messages_total": self._refused,
             "repairs_total": self._repairs,
         }
+
+    # -- the owner ----------------------------------------------------------------------------------------
 
     def _reset(self, message: Reset, sender: Address) -> Pool:
         if message.pages < 1 or message.page_size < 1:
             raise InvalidRequest(
                 f"a pool of {message.pages} pages of {message.page_size} tokens holds nothing"
             )
-        counters: Counters = self.core.counters
+        counters, pins = self.core.counters, self.core.pins
         self.epoch = message.epoch
-        self.core = RadixCache(message.pages, message.page_size)
+        self.core = RadixCache(message.pages, message.page_size, self.options.eviction, pins)
         self.core.counters = counters
+        self.log_of_events.follow(self.core.tree, message.revision)
+        self._report_yielded()
         if sender != self._owner:
             self._owner = sender
             self.ctx.monitor(sender)
@@ -118,20 +175,24 @@ class CacheActor(Actor):
         return self._pool()
 
     def _grant(self, message: Grant, sender: Address) -> Granted:
-        """Leases for the leading wants that fit; none for another epoch, whose answer names the one that is."""
+        """Pages for what leads and fits; none for another epoch, whose answer names the one that is."""
         if sender != self._owner:
             self._refused += 1
             raise InvalidRequest(f"{sender} does not own the pool, {self._owner} does")
-        leases: list[Lease] = []
         if message.epoch != self.epoch:
             self._stale += 1
-            return Granted(self.epoch, leases)
-        for want in message.wants:
-            lease = self.core.grant(want)
-            if lease is None:
-                break
-            leases.append(lease)
-        return Granted(self.epoch, leases)
+            return Granted(self.epoch, [])
+        leases, more = self.core.serve(message.wants, message.more)
+        self._report_yielded()
+        return Granted(self.epoch, leases, more)
+
+    def _match(self, message: Match, sender: Address) -> Matched:
+        if message.touch and sender != self._owner:
+            self._refused += 1
+            raise InvalidRequest(
+                f"{sender} does not own the pool, {self._owner} does: ask without touch", param="touch"
+            )
+        return Matched(self.core.match(message.probes, message.touch))
 
     def _commit(self, message: Commit, sender: Address) -> None:
         if sender != self._owner:
@@ -142,13 +203,14 @@ class CacheActor(Actor):
             return
         for entry in message.entries:
             if not self.core.commit(entry):
-                self.log.warning("commit refused", lease=entry.lease, tokens=len(entry.token_ids))
+                self.log.warning("commit refused", lease=entry.lease, bytes=len(entry.key))
 
     def _check(self) -> None:
         for problem in self.core.check(full=False):
             self._repairs += 1
             self.log.error("accounts wrong", problem=problem)
             self.core.repair()
+        self._rest_events()
         self.ctx.after(CHECK_PERIOD, CheckAccounts())
 
     def _pool(self) -> Pool:
@@ -163,4 +225,95 @@ class CacheActor(Actor):
             locked=core.locked,
             tokens=core.cached * core.page_size,
             leases=core.leases,
+            pinned=core.pins.held,
+            evicted=core.counters.evicted_pages,
         )
+
+    # -- pins ---------------------------------------------------------------------------------------------
+
+    def _pin(self, message: Pin) -> Pinned:
+        wish = message if message.name else msgspec.structs.replace(message, name=uuid4().hex[:12])
+        pinned = self.core.pins.pin(wish, self.ctx.now())
+        self._await_expiry()
+        return pinned
+
+    def _expire(self) -> None:
+        for pin in self.core.pins.expire(self.ctx.now()):
+            self.log.info("pin expired", pin=pin.name, namespace=pin.namespace)
+        self._await_expiry()
+
+    def _await_expiry(self) -> None:
+        """Have exactly one timer, for the pin that ends next."""
+        if self._cancel_expiry is not None:
+            self._cancel_expiry()
+            self._cancel_expiry = None
+        at = self.core.pins.next_expiry()
+        if at is not None:
+            self._cancel_expiry = self.ctx.after(max(0.0, at - self.ctx.now()), ExpirePins())
+
+    def _report_yielded(self) -> None:
+        for pin in self.core.pins.yielded:
+            self.log.warning("pin gave way", pin=pin.name, namespace=pin.namespace)
+        self.core.pins.yielded.clear()
+
+    # -- readers ------------------------------------------------------------------------------------------
+
+    def _subscribe(self, message: Subscribe, request: Request) -> None:
+        _require_stream(request, message, len(self._subscribers))
+        log = self.log_of_events
+        log.start()
+        same = message.incarnation in (None, log.incarnation)
+        self._subscribers[request] = Subscription(log, message.since if same else -1)
+        request.on_cancel(partial(self._subscribers.pop, request, None))
+        request.on_credit(partial(self._tell, request))
+
+    def _tell_subscribers(self) -> None:
+        for request in list(self._subscribers):
+            self._tell(request)
+
+    def _tell(self, request: Request) -> None:
+        """Send what there is, as far as the reader has given credit."""
+        subscription = self._subscribers.get(request)
+        while subscription is not None and request.credit > 0 and (events := subscription.next()) is not None:
+            request.item(events)
+
+    def _rest_events(self) -> None:
+        """Stop recording at the second check without a subscriber: one that comes back sooner can read on."""
+        self._idle_checks = 0 if self._subscribers else self._idle_checks + 1
+        if self._idle_checks > 1 and self.log_of_events.recording:
+            self.log_of_events.stop()
+
+    def _export(self, message: Export, request: Request) -> None:
+        _require_stream(request, message, len(self._exports))
+        self._exports[request] = snapshot(self.core.tree, message.namespace).exported()
+        request.on_cancel(partial(self._exports.pop, request, None))
+        request.on_credit(partial(self._hand_over, request))
+        self._hand_over(request)
+
+    def _hand_over(self, request: Request) -> None:
+        rows = self._exports.get(request)
+        while rows is not None and request.credit > 0:
+            page = next(rows, None)
+            if page is None:
+                del self._exports[request]
+                request.end()
+                return
+            request.item(page)
+
+
+def _options(context: Context) -> Options:
+    options = msgspec.convert(context.config.get("cache", {}), Options)
+    if not 0 <= options.pinned < 1:
+        raise ConfigError(
+            f"[cache] pinned: a share of the pool from 0 to below 1, not {options.pinned}", param="pinned"
+        )
+    if options.events < 1:
+        raise ConfigError(f"[cache] events: at least 1, not {options.events}", param="events")
+    return options
+
+
+def _require_stream(request: Request, message: Message, readers: int) -> None:
+    if request.kind != "stream":
+        raise InvalidRequest(f"{type(message).__name__} is answered by a stream, not a {request.kind}")
+    if readers >= MOST_READERS:
+        raise Overloaded(f"{readers} readers are at it, and no more may be: retry when one has ended")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sgl_actors.actors.cache.messages import Entry, Lease, Want
+from sgl_actors.actors.cache.messages import Entry, Lease, More, Probe, Want
+from sgl_actors.actors.cache.pins import PinBoard
 from sgl_actors.actors.cache.pool import PagePool
-from sgl_actors.actors.cache.radix_tree import TOKEN_BYTES, Node, RadixTree, pack
+from sgl_actors.actors.cache.radix_tree import TOKEN_BYTES, Node, RadixTree
 from sgl_actors.errors import InvalidRequest
 
 
@@ -17,14 +19,20 @@ class Holding:
 
     Attributes:
         node: the place in the tree that it locks.
+        namespace: whose root its key begins at.
+        key: packed tokens from the root to there.
         depth: pages from the root to there.
         pages: all pages it was granted, in order; from `depth` on they are its own.
+        priority: of what it inserts.
         spare: pages before `depth` that are its own: the tree holds the same tokens in others.
     """
 
     node: Node
+    namespace: str
+    key: bytes
     depth: int
     pages: list[int]
+    priority: int
     spare: list[int] = field(default_factory=list)
 
     @property
@@ -34,7 +42,7 @@ class Holding:
 
 
 @dataclass(slots=True)
-class Counters:
+class Totals:
     """Totals since the cache was made."""
 
     asked_tokens: int = 0
@@ -47,13 +55,17 @@ class Counters:
 
 
 class RadixCache:
-    """`contract.PrefixCache` over a radix tree."""
+    """`contract.PrefixCache` over a radix tree, with the pins that survived the pool before (`pins`)."""
 
-    def __init__(self, total: int, page_size: int) -> None:
+    def __init__(
+        self, total: int, page_size: int, eviction: str = "lru", pins: PinBoard | None = None
+    ) -> None:
         self.total = total
         self.page_size = page_size
-        self.counters = Counters()
-        self.tree = RadixTree(page_size)
+        self.counters = Totals()
+        self.tree = RadixTree(page_size, eviction)
+        self.pins = PinBoard() if pins is None else pins
+        self.pins.attach(self.tree, total)
         self._pool = PagePool(total)
         self._held: dict[int, Holding] = {}
 
@@ -72,7 +84,7 @@ class RadixCache:
 
     @property
     def locked(self) -> int:
-        """Cached pages that some lease locks."""
+        """Cached pages that some lease or pin locks."""
         return self.tree.locked
 
     @property
@@ -85,29 +97,86 @@ class RadixCache:
         """Live leases."""
         return len(self._held)
 
-    def match(self, tenant: str, token_ids: Sequence[int]) -> int:
+    def match(self, probes: Sequence[Probe], touch: bool = False) -> list[int]:
         """See the contract."""
-        return self.tree.match(tenant, self._key(token_ids, len(token_ids))) * self.page_size
+        keys = [(probe.namespace, self._whole(probe.key)) for probe in probes]
+        if touch:
+            keys.reverse()
+        lengths = [self.tree.match(namespace, key, touch=touch) // TOKEN_BYTES for namespace, key in keys]
+        if touch:
+            lengths.reverse()
+        return lengths
+
+    def serve(self, wants: Sequence[Want], more: Sequence[More] = ()) -> tuple[list[Lease], list[list[int]]]:
+        """Answer one `Grant`: leases for the leading wants that fit, and pages for the leading `more`.
+
+        Leases grow first; where one does not fit, no new lease is granted.
+
+        Raises:
+            InvalidRequest: as `grant` and `extend` do, before anything has changed.
+        """
+        numbers: set[int] = set()
+        for want in wants:
+            self._validate(want)
+            if want.lease in numbers:
+                raise InvalidRequest(f"lease {want.lease} is wanted twice", param="lease")
+            numbers.add(want.lease)
+        for growth in more:
+            _validate_growth(growth)
+        grown: list[list[int]] = []
+        for growth in more:
+            pages = self.extend(growth)
+            if pages is None:
+                return [], grown
+            grown.append(pages)
+        leases: list[Lease] = []
+        for want in wants:
+            lease = self.grant(want)
+            if lease is None:
+                break
+            leases.append(lease)
+        return leases, grown
 
     def grant(self, want: Want) -> Lease | None:
         """See the contract."""
-        if want.lease in self._held:
-            raise InvalidRequest(f"lease {want.lease} is in use", param="lease")
+        self._validate(want)
         needed = -(-want.tokens // self.page_size)
-        key = self._key(want.token_ids, max(0, min(want.limit, want.tokens)))
-        node, pages = self.tree.lock(want.tenant, key)
-        depth = len(pages)
+        usable = max(0, min(want.limit, want.tokens)) * TOKEN_BYTES
+        key = self._whole(want.key[:usable])
+        place = self.tree.find(want.namespace, key)
+        depth = place.length // self.tree.stride
         own = needed - depth
-        if own > self.free + self.tree.evictable:
-            self.tree.unlock(node)
+        if depth * self.page_size < want.least:
             return None
+        while own > self.free + self.tree.evictable - self.tree.unlocked(place):
+            if self._held or needed > self.total or not self.pins.give_way():
+                return None
+        node = self.tree.lock(place)
         self._evict(own - self.free)
-        pages += self._pool.take(own)
+        pages = self.tree.read(node) + self._pool.take(own)
         self.tree.touch(node)
-        self._held[want.lease] = Holding(node, depth, pages)
-        self.counters.asked_tokens += len(want.token_ids)
+        self._held[want.lease] = Holding(
+            node, want.namespace, key[: place.length], depth, pages, want.priority
+        )
+        self.counters.asked_tokens += len(want.key) // TOKEN_BYTES
         self.counters.hit_tokens += depth * self.page_size
         return Lease(want.lease, depth * self.page_size, list(pages))
+
+    def extend(self, more: More) -> list[int] | None:
+        """See the contract."""
+        _validate_growth(more)
+        held = self._held.get(more.lease)
+        if held is None:
+            self.counters.unknown_leases += 1
+            return None
+        size = len(held.pages) + len(held.spare) + more.pages
+        while more.pages > self.free + self.tree.evictable:
+            if self.leases > 1 or size > self.total or not self.pins.give_way():
+                return None
+        self._evict(more.pages - self.free)
+        pages = self._pool.take(more.pages)
+        held.pages += pages
+        return pages
 
     def commit(self, entry: Entry) -> bool:
         """See the contract."""
@@ -115,7 +184,7 @@ class RadixCache:
         if held is None:
             self.counters.unknown_leases += 1
             return False
-        accepted = self._insert(held, entry.token_ids)
+        accepted = self._insert(held, entry.key)
         self.tree.touch(held.node)
         if entry.release:
             self._release(entry.lease)
@@ -144,56 +213,40 @@ class RadixCache:
             found.append(
                 f"free {self.free} + cached {self.cached} + leased {self.leased} != total {self.total}"
             )
-        if not full:
-            return found
-        found += self.tree.check()
-        owners: dict[int, str] = {}
-        for page, owner in self._ownership():
-            if page in owners:
-                found.append(f"page {page} belongs to {owners[page]} and to {owner}")
-            owners[page] = owner
-        if found_pages := set(owners) ^ set(range(self.total)):
-            found.append(f"pages lost or invented: {sorted(found_pages)[:10]}")
-        locks: dict[int, int] = {}
-        for held in self._held.values():
-            place: Node | None = held.node
-            while place is not None:
-                locks[id(place)] = locks.get(id(place), 0) + 1
-                place = place.parent
-        found += [
-            f"{node!r} is locked by {locks.get(id(node), 0)} leases"
-            for node in self.tree.walk()
-            if node.locks != locks.get(id(node), 0)
-        ]
-        return found
+        return found + (self.tree.check() + self._check_pages() + self._check_locks() if full else [])
 
     def repair(self) -> None:
         """Make the free pages what tree and leases leave: the way out when `check` finds the sum wrong."""
         self._pool.repair({page for page, owner in self._ownership() if owner != "the pool"})
 
-    def _key(self, token_ids: Sequence[int], limit: int) -> bytes:
-        """The whole pages among the first `limit` tokens, packed."""
-        whole = min(len(token_ids), limit) // self.page_size * self.page_size
-        try:
-            return pack(token_ids[:whole])
-        except OverflowError:
-            raise InvalidRequest("a token id does not fit into 64 bits", param="token_ids") from None
+    def _validate(self, want: Want) -> None:
+        if want.lease in self._held:
+            raise InvalidRequest(f"lease {want.lease} is in use", param="lease")
+        if want.tokens < 0:
+            raise InvalidRequest(f"lease {want.lease} cannot hold {want.tokens} tokens", param="tokens")
+        _validate_key(want.key)
 
-    def _insert(self, held: Holding, token_ids: Sequence[int]) -> bool:
-        """Move whole pages of `token_ids` into the tree, and the lease's lock to their end."""
-        if len(token_ids) > len(held.pages) * self.page_size:
+    def _whole(self, key: bytes) -> bytes:
+        """The whole pages at the beginning of a packed key."""
+        _validate_key(key)
+        return key[: len(key) // self.tree.stride * self.tree.stride]
+
+    def _insert(self, held: Holding, tokens: bytes) -> bool:
+        """Move whole pages of packed `tokens` into the tree, and the lease's lock to their end."""
+        if len(tokens) % TOKEN_BYTES or len(tokens) > len(held.pages) * self.tree.stride:
             return False
-        key = self._key(token_ids, len(token_ids))
-        depth = len(key) // (TOKEN_BYTES * self.page_size)
-        if depth <= held.depth:
+        key = self._whole(tokens)
+        if len(key) <= len(held.key):
             return True
-        if not self.tree.spells(held.node, key, held.depth):
+        if not key.startswith(held.key):
             return False
-        held.node, taken = self.tree.insert(held.node, key, held.depth, held.pages)
+        depth = len(key) // self.tree.stride
+        held.node, taken = self.tree.insert(held.node, key, len(held.key), held.pages, held.priority)
         held.spare += held.pages[held.depth : taken]
         self.counters.duplicate_pages += taken - held.depth
         self.counters.inserted_pages += depth - taken
-        held.depth = depth
+        held.key, held.depth = key, depth
+        self.pins.inserted(held.namespace, key)
         return True
 
     def _release(self, lease: int) -> None:
@@ -209,9 +262,44 @@ class RadixCache:
         self.counters.evicted_pages += len(freed)
         return len(freed)
 
+    def _check_pages(self) -> list[str]:
+        """Pages with no owner or two."""
+        found: list[str] = []
+        owners: dict[int, str] = {}
+        for page, owner in self._ownership():
+            if page in owners:
+                found.append(f"page {page} belongs to {owners[page]} and to {owner}")
+            owners[page] = owner
+        if lost := set(owners) ^ set(range(self.total)):
+            found.append(f"pages lost or invented: {sorted(lost)[:10]}")
+        return found
+
+    def _check_locks(self) -> list[str]:
+        """Edges that are locked by more or fewer than those who hold them."""
+        locks = Counter(id(held.node) for held in self._held.values())
+        locks.update(id(node) for node in self.pins.nodes())
+        found: list[str] = []
+        for node in self.tree.walk():
+            due = locks.pop(id(node), 0) + sum(1 for child in node.children.values() if child.locks)
+            if node.locks != due:
+                found.append(f"{node!r} should have {due} locks")
+        return found + [f"{len(locks)} locks end outside the tree"] * bool(locks)
+
     def _ownership(self) -> list[tuple[int, str]]:
         """Every page with its owner, as often as it has one."""
         rows = [(page, "the pool") for page in self._pool.snapshot()]
         rows += [(page, "the tree") for node in self.tree.walk() for page in node.pages]
         rows += [(page, f"lease {lease}") for lease, held in self._held.items() for page in held.own]
         return rows
+
+
+def _validate_key(key: bytes) -> None:
+    if len(key) % TOKEN_BYTES:
+        raise InvalidRequest(
+            f"a key of {len(key)} bytes is no sequence of {TOKEN_BYTES}-byte tokens", param="key"
+        )
+
+
+def _validate_growth(more: More) -> None:
+    if more.pages < 0:
+        raise InvalidRequest(f"lease {more.lease} cannot grow by {more.pages} pages", param="more")

@@ -6,9 +6,28 @@ Invariant: free + cached + leased == total pages. A page is *leased* while exact
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
+from typing import Literal
+
 import msgspec
 
 from sgl_actors.actors.microkernel.wire import Message
+
+BLOCK = 64
+"""Tokens of a block that has a digest."""
+DEFAULT = "default"
+"""The namespace of requests without tenant and salt."""
+
+
+def pack(token_ids: Sequence[int]) -> bytes:
+    """Token ids as a key: int64 in native byte order. Raises `OverflowError` for one that does not fit."""
+    return array("q", token_ids).tobytes()
+
+
+def unpack(key: bytes) -> list[int]:
+    """The token ids of a key."""
+    return array("q", key).tolist()
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -18,22 +37,32 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         page_size: tokens per page, from 1.
         memory: bytes of the KV pool (node.toml also takes "1GiB").
         pages: number of pages instead of `memory`, 0 to use `memory`.
+        eviction: which unlocked leaf goes first: least recently used, least often used, or lowest priority.
+        pinned: most of the pool that pins may hold together, as a share.
+        events: events kept for subscribers that come back.
     """
 
     page_size: int = 1
     memory: int = 1 << 30
     pages: int = 0
+    eviction: Literal["lru", "lfu", "priority"] = "lru"
+    pinned: float = 0.5
+    events: int = 65536
 
 
 class Reset(Message):
     """Call, answered by `Pool`. Forget everything: the pool has `pages` pages of `page_size` tokens with unknown content.
 
     Leases of the time before are void; messages that name them are ignored and counted.
+
+    Attributes:
+        revision: whatever makes the KV of the same tokens another one (model, adapter, data type); part of every digest.
     """
 
     epoch: int
     pages: int
     page_size: int
+    revision: str = ""
 
 
 class Pool(Message):
@@ -48,17 +77,32 @@ class Pool(Message):
     locked: int = 0
     tokens: int = 0
     leases: int = 0
+    pinned: int = 0
+    evicted: int = 0
+
+
+class Probe(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A key to look for: packed tokens (`pack`), and the namespace whose root they begin at."""
+
+    key: bytes
+    namespace: str = DEFAULT
 
 
 class Match(Message):
-    """Call, answered by `Matched`: how much of each key is cached. A hint; only a lease binds."""
+    """Call, answered by `Matched`: how much of each key is cached. A hint; only a lease binds.
 
-    tenant: str
-    keys: list[list[int]]
+    Attributes:
+        probes: the keys.
+        touch: what was found becomes the most recently used, the first probe's last: who waits says so, and what nobody
+            waits for is evicted before. Only the pool's owner may.
+    """
+
+    probes: list[Probe]
+    touch: bool = False
 
 
 class Matched(Message):
-    """Cached leading tokens per key."""
+    """Cached leading tokens per probe."""
 
     lengths: list[int]
 
@@ -68,24 +112,36 @@ class Want(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
     Attributes:
         lease: number chosen by the scheduler, unique in its epoch.
-        token_ids: key to match; at most `limit` tokens of it are taken from the cache.
+        key: packed tokens to match; at most `limit` tokens of it are taken from the cache.
         limit: most cached tokens that are of use (at least one prompt token has to be computed).
-        tokens: how many tokens in all the request may come to hold; pages are reserved for them.
-        tenant: cache namespace.
+        tokens: how many tokens in all the lease is to hold; pages are reserved for them. `More` adds to it.
+        namespace: whose root the key begins at.
+        least: with fewer cached tokens than that the lease is not wanted, and counts as one that does not fit.
+        priority: for eviction by priority: what it inserts has at least that.
     """
 
     lease: int
-    token_ids: list[int]
+    key: bytes
     limit: int
     tokens: int
-    tenant: str = "default"
+    namespace: str = DEFAULT
+    least: int = 0
+    priority: int = 0
+
+
+class More(msgspec.Struct, frozen=True, array_like=True):
+    """Ask for `pages` more pages at the end of a lease."""
+
+    lease: int
+    pages: int
 
 
 class Grant(Message):
-    """Call, answered by `Granted`: leases in the order asked for, up to the first that does not fit."""
+    """Call, answered by `Granted`: pages for leases that grow, then new leases, in order, up to the first that does not fit."""
 
     epoch: int
     wants: list[Want]
+    more: list[More] = []
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -103,22 +159,24 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 class Granted(Message):
-    """`leases` for the first len(leases) wants; the rest did not fit now."""
+    """`leases` for the first len(leases) wants, pages for the first len(more) of `more`; the rest did not fit now."""
 
     epoch: int
     leases: list[Lease]
+    more: list[list[int]] = []
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """KV that has been computed under a lease: token_ids[i] lives in the lease's page i // page_size.
+    """KV that has been computed under a lease: token i lives in the lease's page i // page_size.
 
     Attributes:
+        key: the packed tokens.
         release: the lease ends; pages that hold no whole page of committed tokens, or duplicate what the tree
             has already, become free. Without it the pages stay usable to the lease.
     """
 
     lease: int
-    token_ids: list[int]
+    key: bytes
     release: bool = True
 
 
@@ -139,3 +197,128 @@ class Inspect(Message):
 
 class CheckAccounts(Message):
     """Cast by the cache to itself every `CHECK_PERIOD` seconds: look whether the accounts add up, repair them if not."""
+
+
+class Pin(Message):
+    """Call, answered by `Pinned`: keep a prefix from eviction for a while. What is not cached yet is held as soon as it is.
+
+    Only pins have a time to live. They outlive `Reset` as wishes: the pages are gone, and held again once somebody computes them.
+
+    Attributes:
+        key: packed tokens; whole pages of them are held.
+        ttl: seconds from now.
+        namespace: whose root the key begins at.
+        name: pinning a live name again replaces it; "" draws one.
+    """
+
+    key: bytes
+    ttl: float
+    namespace: str = DEFAULT
+    name: str = ""
+
+
+class Pinned(Message):
+    """One pin.
+
+    Attributes:
+        tokens: length of its key.
+        held: leading tokens that are cached and locked now.
+        expires_in: seconds left.
+    """
+
+    name: str
+    namespace: str
+    tokens: int
+    held: int
+    expires_in: float
+
+
+class Unpin(Message):
+    """Call, answered by the `Pins` of that namespace that are left. Unknown names are no error."""
+
+    names: list[str]
+    namespace: str = DEFAULT
+
+
+class ListPins(Message):
+    """Call, answered by `Pins`; of one namespace, or with None of all."""
+
+    namespace: str | None = None
+
+
+class Pins(Message):
+    """Pins that have not expired, oldest first."""
+
+    pins: list[Pinned]
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One change of what is cached, in blocks of `BLOCK` tokens.
+
+    Attributes:
+        kind: "stored", "removed" (one block each) or "cleared" (everything; the other fields are empty).
+        namespace: of the block.
+        digest: SHA-256 of the parent's digest and the block's packed tokens; a first block's parent is the digest of revision and
+            namespace.
+        parent: digest of the block before.
+        token_ids: of a stored block.
+    """
+
+    kind: Literal["stored", "removed", "cleared"]
+    namespace: str = ""
+    digest: bytes = b""
+    parent: bytes = b""
+    token_ids: list[int] = []
+
+
+class Subscribe(Message):
+    """Stream of `Events` without end: those after number `since`, then whatever happens.
+
+    Where they are no longer kept, or with -1, the stream begins with "cleared" and a "stored" for every block of now.
+    It does so again whenever the reader has become so slow that what it should read next is no longer kept.
+
+    Attributes:
+        since: the last `Events.number` that was read, unless that is -1.
+        incarnation: the `Events.incarnation` it belongs to; None does not compare.
+    """
+
+    since: int = -1
+    incarnation: int | None = None
+
+
+class Events(Message):
+    """Consecutive events; `number` is that of the last one. In the middle of "everything of now" it is -1.
+
+    Numbers grow by one per event, also over a `Reset`, not over a restart of the cache: `incarnation` tells.
+    """
+
+    incarnation: int
+    number: int
+    events: list[Event]
+
+
+class ExpirePins(Message):
+    """Cast by the cache to itself when the next pin's time is over."""
+
+
+class Export(Message):
+    """Stream of `Exported`: everything cached in one namespace, or with None in all."""
+
+    namespace: str | None = None
+
+
+class Edge(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One edge of the tree. `parent` is the number of the edge it continues, -1 at a root; numbers count up from 0, parents first."""
+
+    namespace: str
+    number: int
+    parent: int
+    token_ids: list[int]
+    locks: int = 0
+    hits: int = 0
+
+
+class Exported(Message):
+    """Some edges."""
+
+    edges: list[Edge]

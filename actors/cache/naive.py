@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sgl_actors.actors.cache.messages import Entry, Lease, Want
+from sgl_actors.actors.cache.messages import Entry, Lease, More, Probe, Want, unpack
 from sgl_actors.errors import InvalidRequest
 
-Prefix = tuple[str, tuple[int, ...]]
+Tokens = tuple[int, ...]
+Prefix = tuple[str, Tokens]
 
 
 @dataclass(slots=True)
@@ -16,7 +17,9 @@ class CachedPage:
     """The last page of one cached prefix."""
 
     page: int
-    used: int
+    priority: int
+    used: int = 0
+    hits: int = 0
     locks: int = 0
 
 
@@ -24,19 +27,23 @@ class CachedPage:
 class Holding:
     """What one lease has: the prefix it locks, all its pages, and which of them are its own."""
 
-    tenant: str
-    prefix: tuple[int, ...]
+    namespace: str
+    prefix: Tokens
     pages: list[int]
     own: set[int]
+    priority: int
 
 
 class NaiveCache:
     """`contract.PrefixCache` with a page of every prefix under the prefix itself. Every operation looks at everything."""
 
-    def __init__(self, total: int, page_size: int) -> None:
+    def __init__(self, total: int, page_size: int, eviction: str = "lru") -> None:
         self.total = total
         self.page_size = page_size
+        self.eviction = eviction
         self.prefixes: dict[Prefix, CachedPage] = {}
+        self.ends: set[Prefix] = set()
+        """Where an edge of a tree would end, beside where keys part."""
         self._free = set(range(total))
         self._held: dict[int, Holding] = {}
         self._clock = 0
@@ -66,35 +73,53 @@ class NaiveCache:
         """Live leases."""
         return len(self._held)
 
-    def match(self, tenant: str, token_ids: Sequence[int]) -> int:
+    def match(self, probes: Sequence[Probe], touch: bool = False) -> list[int]:
         """See the contract."""
-        return len(self._longest(tenant, token_ids, len(token_ids)))
+        found = [self._longest(probe.namespace, _tokens(probe.key)) for probe in probes]
+        for probe, prefix in reversed(list(zip(probes, found, strict=True))):
+            if touch and prefix:
+                self._touch(probe.namespace, self._edge_end(probe.namespace, prefix))
+        return [len(prefix) for prefix in found]
 
     def grant(self, want: Want) -> Lease | None:
         """See the contract."""
-        if want.lease in self._held:
-            raise InvalidRequest(f"lease {want.lease} is in use", param="lease")
-        prefix = self._longest(want.tenant, want.token_ids, min(want.limit, want.tokens))
-        pages = [entry.page for entry in self._path(want.tenant, prefix)]
-        needed = -(-want.tokens // self.page_size) - len(pages)
-        self._lock(want.tenant, prefix, 1)
-        if needed > self.free + self.cached - self.locked:
-            self._lock(want.tenant, prefix, -1)
+        if want.lease in self._held or want.tokens < 0:
+            raise InvalidRequest(f"lease {want.lease} is in use, or of {want.tokens} tokens")
+        usable = max(0, min(want.limit, want.tokens))
+        prefix = self._longest(want.namespace, _tokens(want.key)[:usable])
+        path = self._path(want.namespace, prefix)
+        needed = -(-want.tokens // self.page_size) - len(path)
+        evictable = self.cached - self.locked - sum(1 for entry in path if not entry.locks)
+        if len(prefix) < want.least or needed > self.free + evictable:
             return None
-        while self.free < needed:
-            self._evict_one()
-        own = [self._free.pop() for _ in range(needed)]
-        self._touch(want.tenant, prefix)
-        self._held[want.lease] = Holding(want.tenant, prefix, pages + own, set(own))
-        return Lease(want.lease, len(prefix), pages + own)
+        self._lock(want.namespace, prefix, 1)
+        own = self._take(needed)
+        self._touch(want.namespace, prefix)
+        for entry in path:
+            entry.hits += 1
+        pages = [entry.page for entry in path] + own
+        self._held[want.lease] = Holding(want.namespace, prefix, pages, set(own), want.priority)
+        return Lease(want.lease, len(prefix), list(pages))
+
+    def extend(self, more: More) -> list[int] | None:
+        """See the contract."""
+        if more.pages < 0:
+            raise InvalidRequest(f"lease {more.lease} cannot grow by {more.pages} pages")
+        held = self._held.get(more.lease)
+        if held is None or more.pages > self.free + self.cached - self.locked:
+            return None
+        pages = self._take(more.pages)
+        held.pages += pages
+        held.own |= set(pages)
+        return pages
 
     def commit(self, entry: Entry) -> bool:
         """See the contract."""
         held = self._held.get(entry.lease)
         if held is None:
             return False
-        accepted = self._insert(held, entry.token_ids)
-        self._touch(held.tenant, held.prefix)
+        accepted = len(entry.key) % 8 == 0 and self._insert(held, _tokens(entry.key))
+        self._touch(held.namespace, held.prefix)
         if entry.release:
             self._release(entry.lease)
         return accepted
@@ -113,53 +138,85 @@ class NaiveCache:
             self._evict_one()
         return self.free - before
 
-    def _cuts(self, token_ids: Sequence[int]) -> list[tuple[int, ...]]:
+    def _cuts(self, tokens: Tokens) -> list[Tokens]:
         """All prefixes that end with a whole page."""
         size = self.page_size
-        return [tuple(token_ids[:end]) for end in range(size, len(token_ids) + 1, size)]
+        return [tokens[:end] for end in range(size, len(tokens) + 1, size)]
 
-    def _path(self, tenant: str, prefix: tuple[int, ...]) -> list[CachedPage]:
-        return [self.prefixes[tenant, cut] for cut in self._cuts(prefix)]
+    def _path(self, namespace: str, prefix: Tokens) -> list[CachedPage]:
+        return [self.prefixes[namespace, cut] for cut in self._cuts(prefix)]
 
-    def _longest(self, tenant: str, token_ids: Sequence[int], limit: int) -> tuple[int, ...]:
-        cuts = [cut for cut in self._cuts(token_ids[: max(0, limit)]) if (tenant, cut) in self.prefixes]
+    def _longest(self, namespace: str, tokens: Tokens) -> Tokens:
+        cuts = [cut for cut in self._cuts(tokens) if (namespace, cut) in self.prefixes]
         return max(cuts, key=len, default=())
 
-    def _lock(self, tenant: str, prefix: tuple[int, ...], by: int) -> None:
-        for entry in self._path(tenant, prefix):
+    def _edge_end(self, namespace: str, prefix: Tokens) -> Tokens:
+        """The end of the edge that the last page of `prefix` is on."""
+        size = self.page_size
+        while (namespace, prefix) not in self.ends:
+            nexts = [
+                tokens for name, tokens in self.prefixes if name == namespace and tokens[:-size] == prefix
+            ]
+            if len(nexts) != 1:
+                break
+            prefix = nexts[0]
+        return prefix
+
+    def _lock(self, namespace: str, prefix: Tokens, by: int) -> None:
+        self.ends.add((namespace, prefix))
+        for entry in self._path(namespace, prefix):
             entry.locks += by
 
-    def _touch(self, tenant: str, prefix: tuple[int, ...]) -> None:
+    def _touch(self, namespace: str, prefix: Tokens) -> None:
         self._clock += 1
-        for entry in self._path(tenant, prefix):
+        for entry in self._path(namespace, prefix):
             entry.used = self._clock
 
-    def _insert(self, held: Holding, token_ids: Sequence[int]) -> bool:
-        if len(token_ids) > len(held.pages) * self.page_size:
+    def _insert(self, held: Holding, tokens: Tokens) -> bool:
+        if len(tokens) > len(held.pages) * self.page_size:
             return False
-        whole = tuple(token_ids[: len(token_ids) // self.page_size * self.page_size])
+        whole = tokens[: len(tokens) // self.page_size * self.page_size]
         if len(whole) <= len(held.prefix):
             return True
         if whole[: len(held.prefix)] != held.prefix:
             return False
+        self.ends.add((held.namespace, self._longest(held.namespace, whole)))
         for page, cut in zip(held.pages, self._cuts(whole), strict=False):
-            if (held.tenant, cut) not in self.prefixes:
-                self.prefixes[held.tenant, cut] = CachedPage(page, self._clock)
+            if (held.namespace, cut) not in self.prefixes:
+                self.prefixes[held.namespace, cut] = CachedPage(page, held.priority)
                 held.own.discard(page)
-        self._lock(held.tenant, held.prefix, -1)
+        for entry in self._path(held.namespace, whole):
+            entry.priority = max(entry.priority, held.priority)
+        self._lock(held.namespace, held.prefix, -1)
         held.prefix = whole
-        self._lock(held.tenant, held.prefix, 1)
+        self._lock(held.namespace, held.prefix, 1)
         return True
 
     def _release(self, lease: int) -> None:
         held = self._held.pop(lease)
-        self._lock(held.tenant, held.prefix, -1)
+        self._lock(held.namespace, held.prefix, -1)
         self._free |= held.own
 
+    def _take(self, count: int) -> list[int]:
+        while self.free < count:
+            self._evict_one()
+        return [self._free.pop() for _ in range(count)]
+
     def _evict_one(self) -> None:
-        """Remove the least recently used prefix that nobody locks and that no other extends."""
+        """Remove the prefix of least rank that nobody locks and that no other extends."""
         size = self.page_size
-        inner = {(tenant, tokens[:-size]) for tenant, tokens in self.prefixes}
+        inner = {(namespace, tokens[:-size]) for namespace, tokens in self.prefixes}
         leaves = [name for name, entry in self.prefixes.items() if not entry.locks and name not in inner]
-        oldest = min(leaves, key=lambda name: self.prefixes[name].used)
+        oldest = min(leaves, key=lambda name: self._rank(self.prefixes[name]))
         self._free.add(self.prefixes.pop(oldest).page)
+        self.ends.discard(oldest)
+
+    def _rank(self, entry: CachedPage) -> tuple[int, int]:
+        """What is least goes first."""
+        return {"lru": 0, "lfu": entry.hits, "priority": entry.priority}[self.eviction], entry.used
+
+
+def _tokens(key: bytes) -> Tokens:
+    if len(key) % 8:
+        raise InvalidRequest(f"a key of {len(key)} bytes is no sequence of 8-byte tokens")
+    return tuple(unpack(key))

@@ -1,9 +1,9 @@
 """The scheduler actor. It owns every request in flight: its tokens, its place in line, its lease, its deadline.
 
-In, from askers: `Submit`, `Stop`, `Abort`, `FlushCache`, `DescribeModel`, `Drain`; from the worker `StepDone`,
+In, from askers: `Submit`, `Stop`, `Abort`, `FlushCache`, `DescribeModel`, `Configure`, `Drain`; from the worker `StepDone`,
 `NeedFull`, `ResetDone`.
-Out: `Progress` to whoever submitted, one per step; `Step`, `Describe`, `Reset` to the worker; `Grant`, `Commit`, `Reset`
-and `Flush` to the cache. Questions are asked from tasks, so that no round trip to the cache holds up a step. All of that
+Out: `Progress` to whoever submitted, one per step; `Step`, `Describe`, `Reset` to the worker; `Match`, `Grant`, `Commit`,
+`Reset` and `Flush` to the cache. Questions are asked from tasks, so that no round trip to the cache holds up a step. All of that
 goes by the control lane, in order; where even that is full, commits and ends are kept and sent again, and tokens are left
 out: the submitter sees the gap and asks for them.
 
@@ -16,17 +16,20 @@ mistaken for its work.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 import msgspec
 
-from sgl_actors.actors.cache.messages import Commit, Flush, Grant, Granted, Pool
+from sgl_actors.actors.cache.messages import Commit, Flush, Grant, Granted, Match, Matched, Pool
 from sgl_actors.actors.cache.messages import Reset as ResetCache
 from sgl_actors.actors.microkernel import Actor, Address, Context, Down, MailboxSpec, Message, Request, Up
 from sgl_actors.actors.scheduler.core import RETRY, SchedulerCore
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
 from sgl_actors.actors.scheduler.messages import (
     Abort,
+    Configuration,
+    Configure,
     DescribeModel,
     Drain,
     Drained,
@@ -74,7 +77,9 @@ class SchedulerActor(Actor):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         options = msgspec.convert(context.config["scheduler"], Options)
-        self.core = SchedulerCore(options, epoch=first_epoch(context.address.epoch))
+        self.core = SchedulerCore(
+            options, epoch=first_epoch(context.address.epoch), stopwatch=time.perf_counter
+        )
         self._worker: Address | None = None
         self._cache: Address | None = None
         self._owners: set[Address] = set()
@@ -115,6 +120,8 @@ class SchedulerActor(Actor):
                 self._down(message)
             case DescribeModel():
                 return self._describe()
+            case Configure():
+                return self._configure(message)
             case FlushCache():
                 return self._flush(request)
             case Drain():
@@ -133,6 +140,10 @@ class SchedulerActor(Actor):
             "ready": core.links.ready,
             "draining": core.draining,
             "step_seconds_total": core.step_seconds,
+            "order_seconds_total": core.order_seconds,
+            "expected_output_tokens": core.estimate.expect(0),
+            "chunk_tokens": core.budget.tokens(decoding=True),
+            "most_overtaken_tokens": core.queue.most_overtaken,
             **{f"{name}_total": count for name, count in core.counters.items()},
         }
 
@@ -171,6 +182,12 @@ class SchedulerActor(Actor):
         if info is None:
             raise NotReady("no worker is up")
         return info
+
+    def _configure(self, message: Configure) -> Configuration:
+        self._perform(self.core.configure(message))
+        configuration = self.core.configuration()
+        self.log.info("configured", **msgspec.structs.asdict(configuration))
+        return configuration
 
     def _flush(self, request: Request) -> Flushed | None:
         if self.core.busy:
@@ -249,11 +266,11 @@ class SchedulerActor(Actor):
                     self._perform(self.core.described(info))
                 return
 
-    def _to_cache(self, message: Commit | Grant | ResetCache) -> None:
+    def _to_cache(self, message: Commit | Match | Grant | ResetCache) -> None:
         cache = self._cache
         assert cache is not None, "the core speaks to a cache that is up"
-        if isinstance(message, Grant):
-            self.ctx.task(self._grant(cache, message), name="grant")
+        if isinstance(message, Grant | Match):
+            self.ctx.task(self._ask(cache, message, self.core.links.epoch), name="ask cache")
         elif isinstance(message, ResetCache):
             self.ctx.task(self._reset_cache(cache, message), name="reset cache")
         else:
@@ -278,17 +295,21 @@ class SchedulerActor(Actor):
                 self._perform(self.core.emptied(pool))
                 return
 
-    async def _grant(self, cache: Address, message: Grant) -> None:
+    async def _ask(self, cache: Address, question: Grant | Match, epoch: int) -> None:
         try:
-            answer = await self.ctx.call(cache, message, Granted, timeout=CACHE_TIMEOUT, control=True)
+            if isinstance(question, Grant):
+                granted = await self.ctx.call(cache, question, Granted, timeout=CACHE_TIMEOUT, control=True)
+                effects = self.core.granted(epoch, granted)
+            else:
+                matched = await self.ctx.call(cache, question, Matched, timeout=CACHE_TIMEOUT, control=True)
+                effects = self.core.matched(epoch, matched)
         except InvalidRequest as error:
-            self.log.warning("grant refused", error=error.message)
-            self._perform(self.core.grant_refused(message.epoch))
+            self.log.warning("cache refused", error=error.message)
+            effects = self.core.grant_refused(epoch)
         except SglActorsError as error:
-            self.log.warning("grant failed", error=error.message)
-            self._perform(self.core.grant_failed(message.epoch, self.ctx.now()))
-        else:
-            self._perform(self.core.granted(message.epoch, answer))
+            self.log.warning("cache did not answer", error=error.message)
+            effects = self.core.grant_failed(epoch, self.ctx.now())
+        self._perform(effects)
 
     def _report(self, report: Report) -> None:
         """Tell a submitter. If it takes no mail, ends are told later; it notices by itself that tokens are missing."""

@@ -12,10 +12,12 @@ from sgl_actors.actors.worker.messages import NewSequence, SequenceResult, Step,
 
 @dataclass(frozen=True, slots=True)
 class SentStep:
-    """A step in flight."""
+    """A step in flight: what it runs, how many of its tokens are prompt, and how many sequences generate in it."""
 
     number: int
     work: list[tuple[Generation, Work]]
+    prefill: int
+    decoding: int
 
 
 class Batch:
@@ -58,24 +60,25 @@ class Batch:
         self._number = 0
         return running
 
+    def decoding(self) -> bool:
+        """Whether somebody has its prompt behind it."""
+        return any(not generation.prefilling for generation in self.running)
+
     def assemble(
         self, epoch: int, chunk: int, may_run: Callable[[Generation], bool] | None = None
     ) -> Step | None:
-        """The next step: every sequence that decodes, and up to `chunk` prompt tokens, first admitted first.
+        """The next step: every sequence that decodes, and up to `chunk` prompt tokens (`divide`).
 
         With `may_run` the others stay in the batch without work.
         """
         start: list[NewSequence] = []
         shares: list[tuple[Generation, Work]] = []
-        budget = chunk
-        for generation in self.running:
-            if may_run is not None and not may_run(generation):
-                continue
-            work = generation.next_work(budget)
+        running = [one for one in self.running if may_run is None or may_run(one)]
+        budgets = divide([one for one in running if one.prefilling], chunk)
+        for generation in running:
+            work = generation.next_work(budgets.get(generation, 0))
             if work is None:
                 continue
-            if generation.prefilling:
-                budget -= work.count
             if not generation.entered:
                 start.append(generation.enter())
             generation.sent(work)
@@ -83,13 +86,14 @@ class Batch:
         if not shares:
             return None
         step = Step(epoch, self._number, self._ends, start, [work for _, work in shares])
-        self.in_flight.append(SentStep(self._number, shares))
+        chunks = [work.count for generation, work in shares if generation in budgets]
+        self.in_flight.append(SentStep(self._number, shares, sum(chunks), len(shares) - len(chunks)))
         self._ends = []
         self._number += 1
         return step
 
-    def settle(self, message: StepDone) -> list[tuple[Generation, SequenceResult]] | None:
-        """Enter the results of the oldest step in flight; None if the message is not about that step."""
+    def settle(self, message: StepDone) -> tuple[SentStep, list[tuple[Generation, SequenceResult]]] | None:
+        """Enter the results of the oldest step in flight; that step with them, None if the message is not about it."""
         if not self.in_flight or self.in_flight[0].number != message.number:
             return None
         step = self.in_flight.popleft()
@@ -103,4 +107,21 @@ class Batch:
                 result = SequenceResult(work.seq, error="the worker sampled no token")
             generation.done(work, result)
             settled.append((generation, result))
-        return settled
+        return step, settled
+
+
+def divide(prefilling: list[Generation], budget: int) -> dict[Generation, int]:
+    """Prompt tokens of the next step for each, first admitted first in `prefilling`.
+
+    The first has half of the budget for itself, the shortest have the rest: a long prompt goes on at half its pace at
+    least, and those with little to compute, for most of their prompt was cached, do not wait for it.
+    """
+    if not prefilling:
+        return {}
+    left = {generation: generation.target - generation.planned for generation in prefilling}
+    first = prefilling[0]
+    shares = dict.fromkeys(prefilling, 0)
+    shares[first] = min(left[first], max(1, budget // 2))
+    for generation in [*sorted(prefilling[1:], key=left.__getitem__), first]:
+        shares[generation] += min(left[generation] - shares[generation], budget - sum(shares.values()))
+    return shares

@@ -3,7 +3,8 @@
 A request waits, is granted a lease, runs, and ends; every request told to the core ends in exactly one `Update` with
 `finish`, unless its submitter is gone for longer than `ORPHAN` seconds. Three rounds go on beside each other and never wait for one another:
 
-- *grants*: one question to the cache at a time, for the requests that the policy puts first;
+- *rounds*: one question to the cache at a time: what it has of those that wait (`Match`, a hint), then leases for those who are next by
+  policy, bounded waiting and sharing (`queue`), and before all of that pages for those who run and grow;
 - *steps*: as many in flight as `ahead` allows (0: step n+1 is sent after the StepDone of n, the plain loop);
 - *recovery*: whenever worker or cache is lost, what runs waits again with prompt and tokens so far, in its old place,
   until `links` are ready under a new epoch. Nobody is told.
@@ -11,30 +12,47 @@ A request waits, is granted a lease, runs, and ends; every request told to the c
 Pages go back (`Commit` with release) only after the StepDone of the last step that names them, so a step that reuses
 them is sent later still.
 
+A request is admitted with pages for the output expected of it (`estimate`). When those who run want more than there is, the one with
+the least work to lose is retracted: its KV goes into the tree, it waits in its old place, and next time asks for all it may
+ever need, so nobody is retracted twice for want of pages and every round of this ends.
+
 It is one state machine and reads best in one piece; what it decides with stands beside it: `generation` (one request),
 `batch` (steps), `links` (recovery), `orphans` (submitters that are gone), `quarantine` (which request crashes the worker),
-`policy`, `admission`, `deadlines`.
+`queue`, `budget`, `estimate`, `admission`, `deadlines`.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sgl_actors.actors.cache.messages import Commit, Entry, Grant, Granted, Pool
+import msgspec
+
+from sgl_actors.actors.cache.messages import Commit, Entry, Grant, Granted, Lease, Match, Matched, Pool
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.admission import failed, refusal
 from sgl_actors.actors.scheduler.batch import Batch
+from sgl_actors.actors.scheduler.budget import ChunkBudget
 from sgl_actors.actors.scheduler.deadlines import Deadlines
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
+from sgl_actors.actors.scheduler.estimate import OutputEstimate
 from sgl_actors.actors.scheduler.generation import Generation
 from sgl_actors.actors.scheduler.links import Links
-from sgl_actors.actors.scheduler.messages import Finish, Options, Progress, Sequence, Stop, Update
+from sgl_actors.actors.scheduler.messages import (
+    Configuration,
+    Configure,
+    Finish,
+    Options,
+    Progress,
+    Sequence,
+    Stop,
+    Update,
+)
 from sgl_actors.actors.scheduler.orphans import Orphans
-from sgl_actors.actors.scheduler.policy import Policy, policy_named
+from sgl_actors.actors.scheduler.policy import policy_named
 from sgl_actors.actors.scheduler.quarantine import STRIKES, Quarantine
+from sgl_actors.actors.scheduler.queue import Queue
 from sgl_actors.actors.worker.messages import ModelInfo, ResetDone, SequenceResult, Step, StepDone
 from sgl_actors.errors import (
     Cancelled,
@@ -47,24 +65,46 @@ from sgl_actors.errors import (
     RemoteError,
 )
 
+LEAST_STALL = 1.2
+"""Least `stall`: below, a prompt would take for ever."""
 RETRY = 0.1
 """Seconds before the cache is asked again after it gave no answer or took no mail."""
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """A `Match` that the cache has not answered: for whom."""
+
+    epoch: int
+    probed: list[Generation]
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
-    """A `Grant` that the cache has not answered: for whom, and how many leases had ended when it was asked."""
+    """A `Grant` of leases that the cache has not answered: for whom, and how many leases had ended when it was asked."""
 
     epoch: int
     wanted: dict[int, Generation]
     releases: int
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A `Grant` of more pages that the cache has not answered; as `Round`."""
+
+    epoch: int
+    growing: list[Generation]
+    releases: int
+
+
 class SchedulerCore:
-    """See the module. Every event returns the effects it has, in the order to carry them out."""
+    """See the module. Every event returns the effects it has, in the order to carry them out.
+
+    `stopwatch` is a clock in seconds for the time that ordering takes (`order_seconds`); without one it stays 0.
+    """
 
     def __init__(
-        self, options: Options, *, epoch: int = 0, ahead: int = 0, policy: Policy | None = None
+        self, options: Options, *, epoch: int = 0, stopwatch: Callable[[], float] = lambda: 0.0
     ) -> None:
         for name in ("max_batch", "chunk", "queue"):
             if getattr(options, name) < 1:
@@ -72,14 +112,16 @@ class SchedulerCore:
                     f"[scheduler] {name}: must be at least 1, is {getattr(options, name)}", param=name
                 )
         self.options = options
-        self.policy = policy or policy_named(options.policy)
         self.links = Links(epoch)
         self.batch = Batch()
-        self.waiting: list[Generation] = []
+        self.queue = Queue(options.policy, options.overtake, sharing=options.sharing and options.reuse)
+        self.budget = ChunkBudget(options.chunk, options.stall)
+        self.estimate = OutputEstimate()
         self.draining = False
         self.counters: Counter[str] = Counter()
         self.step_seconds = 0.0
-        self._ahead = ahead
+        self.order_seconds = 0.0
+        self._stopwatch = stopwatch
         self._live: dict[str, Generation] = {}
         self._deadlines = Deadlines()
         self._orphans = Orphans()
@@ -87,8 +129,11 @@ class SchedulerCore:
         self._arrivals = 0
         self._numbers = 0
         self._releases = 0
-        self._round: Round | None = None
-        self._stuck: tuple[Generation, int] | None = None
+        self._changes = 0
+        self._looked = -1
+        self._round: Look | Round | Growth | None = None
+        self._stuck: tuple[Generation, int, int] | None = None
+        self._grown = -1
         self._retry_at: float | None = None
         self._effects: list[Effect] = []
         self._entries: list[Entry] = []
@@ -96,7 +141,12 @@ class SchedulerCore:
         self._notes: list[Note] = []
 
     def __repr__(self) -> str:
-        return f"<SchedulerCore waiting={len(self.waiting)} {self.batch!r} {self.links!r}>"
+        return f"<SchedulerCore {self.queue!r} {self.batch!r} {self.links!r}>"
+
+    @property
+    def waiting(self) -> list[Generation]:
+        """Requests that are not in the batch, in order of arrival."""
+        return self.queue.waiting
 
     @property
     def busy(self) -> int:
@@ -159,12 +209,44 @@ class SchedulerCore:
                 self._end(generation, _cancelled())
         if self._retry_at is not None and self._retry_at <= now:
             self._retry_at = None
-        self._stuck = None
+        self._stuck, self._grown = None, -1
+        self._changes += 1
         return self._go_on()
 
     def drain(self) -> None:
         """Refuse new requests from now on, for good."""
         self.draining = True
+
+    def configure(self, message: Configure) -> list[Effect]:
+        """Change how requests are ordered, from the next round on; see `configuration`.
+
+        Raises:
+            InvalidRequest: a number out of range; nothing was changed.
+        """
+        given = {name: value for name, value in msgspec.structs.asdict(message).items() if value is not None}
+        options = msgspec.structs.replace(self.options, **given)
+        if options.overtake < 0:
+            raise InvalidRequest(
+                f"overtake is {options.overtake}, must be 0 (no limit) or more", param="overtake"
+            )
+        if options.stall and options.stall < LEAST_STALL:
+            raise InvalidRequest(
+                f"stall is {options.stall}, must be 0 (no limit) or at least {LEAST_STALL}", param="stall"
+            )
+        self.options = options
+        self.queue.policy = policy_named(options.policy)
+        self.queue.overtake = options.overtake
+        self.queue.sharing = options.sharing and options.reuse
+        for generation in self.waiting:
+            generation.hint = 0
+        self.budget.stall = options.stall
+        self._changes += 1
+        return self._go_on()
+
+    def configuration(self) -> Configuration:
+        """What is in force."""
+        options = self.options
+        return Configuration(options.policy, options.overtake, options.sharing, options.reuse, options.stall)
 
     # -- from the cache -----------------------------------------------------------------------------------
 
@@ -182,43 +264,46 @@ class SchedulerCore:
         self._effects += self.links.emptied(pool.epoch)
         return self._go_on()
 
+    def matched(self, asked: int, answer: Matched) -> list[Effect]:
+        """The cache's answer to the look of epoch `asked`."""
+        look = self._round
+        if not isinstance(look, Look) or not look.epoch == asked == self.links.epoch:
+            return self._go_on()
+        self._round = None
+        if self.options.reuse:
+            for generation, length in zip(look.probed, answer.lengths, strict=False):
+                generation.hint = length
+        grant = self._ask_leases()
+        if grant is not None:
+            self._effects.append(ToCache(grant))
+        return self._go_on()
+
     def granted(self, asked: int, answer: Granted) -> list[Effect]:
         """The cache's answer to the round of epoch `asked`. A cache of another epoch has lost our leases."""
         turn = self._round
-        if turn is None or not turn.epoch == asked == self.links.epoch:
+        if turn is None or isinstance(turn, Look) or not turn.epoch == asked == self.links.epoch:
             return self._go_on()
         if answer.epoch != asked:
             return self._lose(self.links.batch_lost(), "cache of another epoch")
         self._round = None
-        leases = {lease.lease: lease for lease in answer.leases}
-        for number, generation in turn.wanted.items():
-            lease = leases.get(number)
-            if generation.finish is not None:
-                if lease is not None:
-                    self._release(Entry(number, []))
-            elif lease is None:
-                generation.number = 0
-                if self._stuck is None:
-                    self._stuck = (generation, turn.releases)
-            else:
-                self.waiting.remove(generation)
-                first = generation.cached < 0
-                generation.admit(lease)
-                self.batch.admit(generation)
-                if first:
-                    self.counters["cached_tokens"] += generation.cached
-                self._note("admitted", generation, cached=lease.cached, pages=len(lease.pages))
+        if isinstance(turn, Growth):
+            self._grow(turn, answer.more)
+        else:
+            self._admit(turn, {lease.lease: lease for lease in answer.leases})
         return self._go_on()
 
     def grant_failed(self, asked: int, now: float) -> list[Effect]:
-        """No answer came to the round of epoch `asked`; leases it may have made are given back, and it is repeated."""
+        """No answer came to the question of epoch `asked`; leases it may have made are given back, and it is repeated."""
         turn = self._round
-        if turn is not None and turn.epoch == asked == self.links.epoch:
-            self._round = None
-            self._retry_at = now + RETRY
-            for number, generation in turn.wanted.items():
-                generation.number = 0
-                self._release(Entry(number, []))
+        if turn is None or not turn.epoch == asked == self.links.epoch:
+            return self._go_on()
+        if isinstance(turn, Growth):
+            return self._lose(self.links.batch_lost(), "no answer whether leases have grown")
+        self._round = None
+        self._retry_at = now + RETRY
+        for number, generation in turn.wanted.items() if isinstance(turn, Round) else ():
+            generation.number = 0
+            self._release(Entry(number, b""))
         return self._go_on()
 
     def grant_refused(self, asked: int) -> list[Effect]:
@@ -275,10 +360,16 @@ class SchedulerCore:
         settled = self.batch.settle(message)
         if settled is None:
             return self._lose(self.links.batch_lost(), f"unexpected results of step {message.number}")
+        step, results = settled
         self.counters["steps"] += 1
+        self.counters["computed_tokens"] += step.prefill + step.decoding
         self.step_seconds += message.seconds
-        for generation, result in settled:
+        self.budget.learn(message.seconds, decoding=step.decoding, prefill=step.prefill)
+        trial = len(self._quarantine)
+        for generation, result in results:
             self._advance(generation, result)
+        if len(self._quarantine) != trial:
+            self._changes += 1
         return self._go_on()
 
     # -- a request's way ----------------------------------------------------------------------------------
@@ -289,9 +380,11 @@ class SchedulerCore:
         generation = Generation(sequence, owner, self._arrivals, tokens)
         self.counters["requests"] += 1
         self.counters["prompt_tokens"] += len(sequence.prompt)
+        generation.since = self.counters["computed_tokens"]
         full = len(self.waiting) >= self.options.queue
         self._live[sequence.id] = generation
-        self.waiting.append(generation)
+        self.queue.enter(generation)
+        self._changes += 1
         self._note("submitted", generation, prompt=len(sequence.prompt), output=len(sequence.output))
         if self.draining:
             self._end(generation, failed(NotReady("the node is draining")))
@@ -336,9 +429,8 @@ class SchedulerCore:
             self._end(generation, finish, since=since, prompt_since=known)
         elif news or scored:
             self._tell(generation, since, known)
-        if finish is None and generation.prefilled and not generation.shared:
-            generation.shared = True
-            self._entries.append(generation.entry(release=False))
+        if finish is None and not generation.shared and (generation.prefilled or self.queue.deferring):
+            self._share(generation)
 
     def _end(
         self,
@@ -354,7 +446,10 @@ class SchedulerCore:
         del self._live[generation.spec.id]
         self._deadlines.drop(generation)
         self._quarantine.forget(generation)
+        self._changes += 1
         self.counters[f"finished_{finish.reason}"] += 1
+        if finish.reason in ("stop", "length"):
+            self.estimate.ended(generation.generated)
         self._tell(
             generation,
             generation.generated if since is None else since,
@@ -365,17 +460,28 @@ class SchedulerCore:
         )
         if generation.target:
             self.batch.leave(generation)
+            self.queue.computed(generation)
             self._let_go(generation)
         else:
-            self.waiting.remove(generation)
+            self.queue.leave(generation)
 
     def _let_go(self, generation: Generation) -> None:
         """Give the pages of an ended request back once no step in flight names them."""
         if not generation.busy:
-            self._release(generation.entry(release=True))
+            self._release(generation.entry(release=True, reuse=self.options.reuse))
+
+    def _share(self, generation: Generation) -> None:
+        """Offer what is computed of a prompt to others: all of it, or while somebody waits for it each chunk."""
+        self._changes += 1
+        if generation.prefilled:
+            generation.shared = True
+            self.queue.computed(generation)
+        if self.options.reuse:
+            self._entries.append(generation.entry(release=False))
 
     def _release(self, entry: Entry) -> None:
         self._releases += 1
+        self._changes += 1
         self._entries.append(entry)
 
     def _lose(self, effects: list[Effect], why: str) -> list[Effect]:
@@ -388,22 +494,29 @@ class SchedulerCore:
         running = self.batch.clear()
         if running or self._round is not None:
             self._notes.append(Note("recovering", fields={"why": why, "requests": len(running)}))
-        self.counters["retracted"] += len(running)
+        self.counters["requeued"] += len(running)
         for generation in running:
             generation.retract()
-            insort(self.waiting, generation, key=lambda one: one.arrival)
-        for generation in self._round.wanted.values() if self._round is not None else ():
+            self.queue.enter(generation)
+        self.queue.forget()
+        for generation in self._round.wanted.values() if isinstance(self._round, Round) else ():
             generation.number = 0
         self._round = self._stuck = self._retry_at = None
+        self._grown = -1
+        self._changes += 1
         self._entries.clear()
 
     # -- rounds -------------------------------------------------------------------------------------------
 
     def _go_on(self) -> list[Effect]:
         """Send what can be sent now. The step goes first: the worker waits for it."""
+        short = self._grown == self._releases and any(one.stalled for one in self.batch.running)
+        if short and not self.batch.in_flight and self._round is None:
+            self._make_room()
+            short = False
         effects, self._effects = self._effects, []
         if self.links.ready:
-            while len(self.batch.in_flight) <= self._ahead:
+            while len(self.batch.in_flight) <= self.options.overlap and not short:
                 step = self._next_step()
                 if step is None:
                     break
@@ -411,9 +524,9 @@ class SchedulerCore:
             if self._entries:
                 effects.append(ToCache(Commit(self.links.epoch, self._entries)))
                 self._entries = []
-            grant = self._next_round()
-            if grant is not None:
-                effects.append(ToCache(grant))
+            question = self._next_question()
+            if question is not None:
+                effects.append(ToCache(question))
         effects += [Report(owner, Progress(updates)) for owner, updates in self._updates.items()]
         self._updates = {}
         effects += self._notes
@@ -424,26 +537,116 @@ class SchedulerCore:
         """Of all in the batch, or while some of them are on trial, of those alone."""
         on_trial = self._quarantine.on_trial
         alone = any(on_trial(generation) for generation in self.batch.running)
-        return self.batch.assemble(self.links.epoch, self.options.chunk, on_trial if alone else None)
+        chunk = self.budget.tokens(decoding=self.batch.decoding())
+        return self.batch.assemble(self.links.epoch, chunk, on_trial if alone else None)
 
-    def _next_round(self) -> Grant | None:
-        """Ask for those the policy puts first, unless a round is out or the first is known not to fit."""
-        room = self.options.max_batch - len(self.batch.running)
-        waiting = self.waiting
-        if self._quarantine.trial:
-            waiting = [one for one in waiting if self._quarantine.on_trial(one)]
-        if self._round is not None or self._retry_at is not None or room < 1 or not waiting:
+    def _next_question(self) -> Grant | Match | None:
+        """What to ask the cache, unless a question is out: pages for those who run first, then about those who wait."""
+        if self._round is not None or self._retry_at is not None:
             return None
-        chosen = self.policy.choose(waiting, room)
-        if not chosen or self._stuck == (chosen[0], self._releases):
+        return self._ask_pages() or self._look()
+
+    def _ask_pages(self) -> Grant | None:
+        """More pages for those who need them soon; after a refusal not before a lease has ended."""
+        growing = [one for one in self.batch.running if one.short]
+        if not growing or self._grown == self._releases:
+            return None
+        info = self.links.info
+        assert info is not None
+        growing.sort(key=lambda one: one.capacity - one.planned)
+        more = [one.more(self.estimate.growth(one.generated), info.page_size) for one in growing]
+        self._round = Growth(self.links.epoch, growing, self._releases)
+        return Grant(self.links.epoch, [], more)
+
+    def _look(self) -> Grant | Match | None:
+        """Where there is room and something has changed since the last time: see what the cache has of those that wait."""
+        eligible = self._eligible()
+        if not eligible or self._looked == self._changes or self._grown == self._releases or self._room < 1:
+            return None
+        self._looked = self._changes
+        began = self._stopwatch()
+        probed = self.queue.first(eligible, self.counters["computed_tokens"]) if self.options.reuse else []
+        self.order_seconds += self._stopwatch() - began
+        if not probed:
+            return self._ask_leases()
+        self._round = Look(self.links.epoch, probed)
+        return Match([generation.probe() for generation in probed], touch=True)
+
+    def _ask_leases(self) -> Grant | None:
+        """Ask for those who are next, unless the first is known not to fit."""
+        eligible = self._eligible()
+        if not eligible or self._room < 1:
+            return None
+        began = self._stopwatch()
+        chosen = self.queue.choose(eligible, self._room, self.counters["computed_tokens"])
+        self.order_seconds += self._stopwatch() - began
+        if not chosen or self._stuck == (chosen[0].request, chosen[0].request.hint, self._releases):
             return None
         self._stuck = None
-        for generation in chosen:
+        wants, wanted = [], {}
+        for choice in chosen:
+            generation = choice.request
             self._numbers += 1
             generation.number = self._numbers
-        wanted = {generation.number: generation for generation in chosen}
+            wanted[generation.number] = generation
+            expected = self.estimate.expect(generation.generated)
+            wants.append(generation.want(expected, choice.least, reuse=self.options.reuse))
         self._round = Round(self.links.epoch, wanted, self._releases)
-        return Grant(self.links.epoch, [generation.want() for generation in chosen])
+        return Grant(self.links.epoch, wants)
+
+    @property
+    def _room(self) -> int:
+        return self.options.max_batch - len(self.batch.running)
+
+    def _eligible(self) -> list[Generation]:
+        """Who may be admitted: all that wait, or while somebody is on trial those who are."""
+        if self._quarantine.trial:
+            return [one for one in self.waiting if self._quarantine.on_trial(one)]
+        return self.waiting
+
+    def _admit(self, turn: Round, leases: dict[int, Lease]) -> None:
+        """Those with a lease run, the others go on waiting."""
+        assert self.links.info is not None
+        for number, generation in turn.wanted.items():
+            lease = leases.get(number)
+            if generation.finish is not None:
+                if lease is not None:
+                    self._release(Entry(number, b""))
+            elif lease is None:
+                generation.number = 0
+                if self._stuck is None:
+                    self._stuck = (generation, generation.hint, turn.releases)
+                    self._changes += generation.hint > 0
+            else:
+                self.queue.admitted(generation, lease.cached)
+                first = generation.cached < 0
+                generation.admit(lease, self.links.info.page_size)
+                self.batch.admit(generation)
+                if first:
+                    self.counters["cached_tokens"] += generation.cached
+                self._note("admitted", generation, cached=lease.cached, pages=len(lease.pages))
+
+    def _grow(self, turn: Growth, more: list[list[int]]) -> None:
+        """Take up the pages that came."""
+        assert self.links.info is not None
+        for generation, pages in zip(turn.growing, more, strict=False):
+            generation.grow(pages, self.links.info.page_size)
+        if len(more) < len(turn.growing):
+            self._grown = turn.releases
+
+    def _make_room(self) -> None:
+        """Somebody cannot go on for want of pages: retract the request that loses the least work. No step is in flight."""
+        modest = [one for one in self.batch.running if one.modest]
+        victim = min(modest, key=lambda one: (one.computed - one.lent, -one.arrival))
+        self.counters["retracted"] += 1
+        self.estimate.wrong()
+        self._note("retracted", victim, computed=victim.computed, output=victim.generated)
+        self.batch.leave(victim)
+        self.queue.computed(victim)
+        self._release(victim.entry(release=True, reuse=self.options.reuse))
+        victim.retract()
+        victim.modest = False
+        self.queue.enter(victim)
 
     def _tell(self, generation: Generation, since: int, prompt_since: int) -> None:
         if generation.owner is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sgl_actors.actors.cache.messages import Commit, Grant
+from sgl_actors.actors.cache.messages import Commit, Grant, Match
 from sgl_actors.actors.cache.messages import Reset as ResetCache
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.messages import Progress
@@ -21,9 +21,9 @@ class ToWorker:
 
 @dataclass(frozen=True, slots=True)
 class ToCache:
-    """Cast a `Commit`; or call with `Grant` or `Reset` and hand the answer back to the core."""
+    """Cast a `Commit`; or call with `Match`, `Grant` or `Reset` and hand the answer back to the core."""
 
-    message: Commit | Grant | ResetCache
+    message: Commit | Match | Grant | ResetCache
 
 
 @dataclass(frozen=True, slots=True)

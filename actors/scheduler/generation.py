@@ -6,18 +6,23 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sgl_actors.actors.cache.messages import Entry, Lease, Want
+from sgl_actors.actors.cache.messages import DEFAULT, Entry, Lease, More, Probe, Want, pack
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.messages import Finish, Sequence, Update
 from sgl_actors.actors.worker.messages import NewSequence, SequenceResult, TokenLogprob, Work
+
+TOKEN_BYTES = 8
+"""Bytes of a token in a packed key."""
+MARGIN = 4
+"""Steps before its pages are used up at which a request asks for more: the answer is there before they are."""
 
 
 @dataclass(slots=True, eq=False)
 class Generation:
     """State of one request from its submission to its end, over any number of stays in the batch.
 
-    A stay begins with `admit` and ends with `retract` (the KV is gone, the tokens are kept) or with the request.
-    Within it ``computed <= planned``: tokens whose KV exists, and will exist once all steps sent have run.
+    A stay begins with `admit` and ends with `retract` (the pages are given back, the tokens are kept) or with the request.
+    Within it ``computed <= planned <= capacity``: tokens whose KV exists, will exist once all steps sent have run, and has a place.
 
     Attributes:
         spec: as submitted.
@@ -28,7 +33,14 @@ class Generation:
         prompt_logprobs: of the prompt from `prompt_start` on, as far as computed.
         cached: cached prompt tokens at the first admission; -1 before. 0 for a re-submission with output: what it finds is its own.
         finish: why it ended; None while it lives.
+        hint: leading tokens that the cache was last seen to have, as far as they are of use.
+        since: tokens that had been computed for anybody when it arrived.
+        overtaken: uncached tokens of later arrivals that were admitted before it (`fairness`).
+        modest: pages are reserved for the output expected of it, not for the longest possible; false once that went wrong.
         number: of its sequence and its lease, 0 when it waits for neither.
+        lent: tokens of this stay that the cache had.
+        pages: granted so far, in order; `fresh` are those that the worker has not been told of.
+        capacity: tokens that they hold.
         busy: steps in flight that name it.
         pending: tokens that steps in flight will sample.
         target: tokens to compute before the first sample of this stay.
@@ -45,8 +57,15 @@ class Generation:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     cached: int = -1
     finish: Finish | None = None
+    hint: int = 0
+    since: int = 0
+    overtaken: int = 0
+    modest: bool = True
     number: int = 0
+    lent: int = 0
     pages: list[int] = field(default_factory=list)
+    fresh: tuple[int, ...] = ()
+    capacity: int = 0
     planned: int = 0
     computed: int = 0
     pending: int = 0
@@ -55,6 +74,7 @@ class Generation:
     entered: bool = False
     shared: bool = False
     spoilt: bool = False
+    _key: bytes = b""
 
     def __repr__(self) -> str:
         return (
@@ -76,6 +96,34 @@ class Generation:
         """Tokens it may come to hold."""
         return len(self.spec.prompt) + self.spec.max_tokens
 
+    @property
+    def priority(self) -> int:
+        """Its class; higher ones go first."""
+        return self.spec.priority
+
+    @property
+    def namespace(self) -> str:
+        """Where in the cache its tokens are: nobody else's count."""
+        tenant, salt = self.spec.tenant or DEFAULT, self.spec.salt
+        return f"{tenant}\x1f{salt}" if salt else tenant
+
+    @property
+    def length(self) -> int:
+        """Tokens it has to have KV of before its next sample."""
+        return len(self.tokens)
+
+    @property
+    def uncached(self) -> int:
+        """Those of them that are expected to need computing."""
+        return len(self.tokens) - self.hint
+
+    @property
+    def key(self) -> bytes:
+        """Its tokens, packed."""
+        if len(self._key) != TOKEN_BYTES * len(self.tokens):
+            self._key = pack(self.tokens)
+        return self._key
+
     def goes_on(self, again: Sequence) -> bool:
         """Whether `again` is this request submitted anew, by an asker who has a beginning of its output.
 
@@ -83,8 +131,8 @@ class Generation:
         """
         spec = self.spec
         sampling = msgspec.structs.replace(again.sampling, seed=spec.sampling.seed)
-        same = (spec.tenant, spec.max_tokens, spec.sampling, spec.logprobs, spec.prompt)
-        if same != (again.tenant, again.max_tokens, sampling, again.logprobs, again.prompt):
+        same = (spec.tenant, spec.salt, spec.max_tokens, spec.sampling, spec.logprobs, spec.prompt)
+        if same != (again.tenant, again.salt, again.max_tokens, sampling, again.logprobs, again.prompt):
             return False
         output = self.tokens[self.prompt_length :]
         return all(one == two for one, two in zip(output, again.output, strict=False))
@@ -110,22 +158,53 @@ class Generation:
         start += len(self.prompt_logprobs)
         return start if start < self.prompt_length else -1
 
-    def want(self) -> Want:
-        """The lease to ask for."""
-        return Want(self.number, self.tokens[:], self.usable, self.reserve, self.spec.tenant)
+    def probe(self) -> Probe:
+        """What to look for in the cache."""
+        return Probe(self.key[: TOKEN_BYTES * self.usable], self.namespace)
 
-    def admit(self, lease: Lease) -> None:
+    def want(self, expected: int, least: int, *, reuse: bool) -> Want:
+        """The lease to ask for, with room for `expected` more output tokens."""
+        tokens = min(self.reserve, len(self.tokens) + expected) if self.modest else self.reserve
+        limit = self.usable if reuse else 0
+        return Want(
+            self.number, self.key[: TOKEN_BYTES * limit], limit, tokens, self.namespace, least, self.priority
+        )
+
+    @property
+    def short(self) -> bool:
+        """Whether its pages will soon be used up."""
+        return self.finish is None and self.planned + MARGIN > self.capacity < self.reserve
+
+    @property
+    def stalled(self) -> bool:
+        """Whether they are, so that it cannot go on."""
+        return self.short and self.planned >= self.capacity
+
+    def more(self, tokens: int, page_size: int) -> More:
+        """The pages to ask for so that it can go on for that many tokens."""
+        return More(self.number, -(-min(self.reserve - self.capacity, tokens) // page_size))
+
+    def grow(self, pages: list[int], page_size: int) -> None:
+        """Take up more pages."""
+        self.pages = self.pages + pages
+        self.capacity = len(self.pages) * page_size
+        if self.entered:
+            self.fresh += tuple(pages)
+
+    def admit(self, lease: Lease, page_size: int) -> None:
         """Begin a stay in the batch."""
         self.pages = lease.pages
-        self.planned = self.computed = lease.cached
+        self.capacity = len(lease.pages) * page_size
+        self.planned = self.computed = self.lent = lease.cached
         self.target = len(self.tokens)
         if self.cached < 0:
             self.cached = 0 if self.spec.output else min(lease.cached, self.prompt_length)
 
     def retract(self) -> None:
-        """End the stay: pages and KV are gone, tokens stay."""
+        """End the stay: the pages are given back or gone, tokens stay."""
         self.number = self.planned = self.computed = self.pending = self.target = self.busy = 0
-        self.pages = []
+        self.capacity = self.hint = 0
+        self.pages, self.fresh = [], ()
         self.entered = self.shared = False
 
     def enter(self) -> NewSequence:
@@ -148,8 +227,12 @@ class Generation:
         if self.prefilling:
             known = self.target - self.planned
             count = min(known, budget)
-            return Work(self.number, count, (), sample=count == known and left > 0) if count else None
-        return Work(self.number) if left > 0 else None
+            return self._work(count, sample=count == known and left > 0) if count else None
+        return self._work(1) if left > 0 and self.planned < self.capacity else None
+
+    def _work(self, count: int, *, sample: bool = True) -> Work:
+        fresh, self.fresh = self.fresh, ()
+        return Work(self.number, count, fresh, sample)
 
     def sent(self, work: Work) -> None:
         """A step with that work is on its way."""
@@ -191,10 +274,10 @@ class Generation:
         """Drop output tokens past the first `keep`."""
         del self.tokens[self.prompt_length + max(0, keep) :]
 
-    def entry(self, *, release: bool) -> Entry:
+    def entry(self, *, release: bool, reuse: bool = True) -> Entry:
         """What to commit: the tokens that have KV and belong to the request; nothing if an error left doubt."""
         count = 0 if self.spoilt else min(self.computed, len(self.tokens))
-        return Entry(self.number, self.tokens[:count], release)
+        return Entry(self.number, pack(self.tokens[:count]) if reuse else b"", release)
 
     def update(self, since: int, prompt_since: int) -> Update:
         """News: output from index `since`, prompt log probabilities from the `prompt_since`-th."""

@@ -98,6 +98,8 @@ class Links:
         return [ToWorker(ResetWorker(self.epoch))]
 
     def _empty(self) -> list[Effect]:
-        assert self.info is not None
+        info = self.info
+        assert info is not None
         self.stage = Stage.EMPTYING
-        return [ToCache(ResetCache(self.epoch, self.info.pages, self.info.page_size))]
+        revision = f"{info.path} {info.dtype}"
+        return [ToCache(ResetCache(self.epoch, info.pages, info.page_size, revision))]

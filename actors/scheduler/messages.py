@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from sgl_actors.actors.microkernel.wire import Message
@@ -12,16 +14,26 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[scheduler]` of node.toml.
 
     Attributes:
-        policy: order of admission; "fcfs".
+        policy: order of admission: longest shared prefix first, heaviest subtree first, first come, highest response ratio next.
+        overtake: uncached tokens of later arrivals that may be admitted before a waiting request, within one priority; 0: no limit.
+        sharing: who shares an uncached prefix with a request that is being computed waits for that one's.
+        reuse: take prefixes from the cache and leave some there; false computes everything (for comparison).
+        overlap: send step n+1 before the results of step n are known.
         max_batch: most sequences in a step.
         chunk: most prompt tokens in a step (chunked prefill).
+        stall: a step with prompt tokens takes about that many times as long as one without, while others are generating; 0: whatever `chunk` takes.
         queue: most requests waiting; more are refused with `overloaded`.
         timeout: seconds a request may take when it states no deadline itself.
     """
 
-    policy: str = "fcfs"
+    policy: Literal["lpm", "dfs-weight", "fcfs", "hrrn"] = "lpm"
+    overtake: int = 8192
+    sharing: bool = True
+    reuse: bool = True
+    overlap: bool = False
     max_batch: int = 32
     chunk: int = 512
+    stall: float = 3.0
     queue: int = 1024
     timeout: float = 600.0
 
@@ -36,10 +48,11 @@ class Sequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
         max_tokens: output tokens at most; 0 computes the prompt only (fills the cache, prompt log probabilities).
         output: tokens that the asker has already (a re-submission after a fault); they count towards max_tokens.
         timeout: seconds it may take from now; 0 for no limit.
-        tenant: cache namespace.
+        tenant: whose request it is; nobody sees another tenant's cached prefixes.
+        salt: a cache namespace of its own within the tenant.
         program: program id for the logs.
         trace: trace id for the logs.
-        priority: unused by first-come order; higher goes first where a policy knows it.
+        priority: higher ones are admitted first, whatever the policy.
     """
 
     id: str
@@ -50,6 +63,7 @@ class Sequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
     output: list[int] = []
     timeout: float = 0.0
     tenant: str = "default"
+    salt: str = ""
     program: str = ""
     trace: str = ""
     priority: int = 0
@@ -138,6 +152,29 @@ class DescribeModel(Message):
     """Call, answered by the worker's `ModelInfo`; `NotReady` until a worker is up."""
 
 
+class Configure(Message):
+    """Call, answered by `Configuration`: change how requests are ordered, from the next round on; None leaves a value as it is.
+
+    What runs or waits is not touched. A restart of the scheduler goes back to node.toml.
+    """
+
+    policy: Literal["lpm", "dfs-weight", "fcfs", "hrrn"] | None = None
+    overtake: int | None = None
+    sharing: bool | None = None
+    reuse: bool | None = None
+    stall: float | None = None
+
+
+class Configuration(Message):
+    """What is in force."""
+
+    policy: str
+    overtake: int
+    sharing: bool
+    reuse: bool
+    stall: float
+
+
 class Drain(Message):
     """Call, answered by `Drained` when no request is left; new ones are refused with `not_ready` from now on, for good."""
 
@@ -151,6 +188,6 @@ class Tick(Message):
 
 
 __all__ = [
-    "Abort", "DescribeModel", "Drain", "Drained", "Finish", "FlushCache", "Flushed", "Logprobs", "ModelInfo", "Progress",
+    "Abort", "Configuration", "Configure", "DescribeModel", "Drain", "Drained", "Finish", "FlushCache", "Flushed", "Logprobs", "ModelInfo", "Progress",
     "Sampling", "Sequence", "Stop", "Submit", "Tick", "TokenLogprob", "Update",
 ]  # fmt: skip

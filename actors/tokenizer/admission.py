@@ -100,8 +100,10 @@ def admit(
         output=list(request.output),
         timeout=timeout,
         tenant=request.tenant,
+        salt=request.salt,
         program=request.program,
         trace=trace,
+        priority=request.priority,
     )
 
 

@@ -61,8 +61,10 @@ class Generate(Message):
         top_logprobs: and that many alternatives.
         prompt_logprobs_start: report the prompt's from this index on; -1 for none.
         output: output ids that the asker has already.
-        tenant: cache namespace, set by whoever authenticated the asker.
+        tenant: set by whoever authenticated the asker; nobody sees another tenant's cached prefixes.
         program: program id for logs.
+        salt: a cache namespace of its own within the tenant.
+        priority: higher ones are admitted first.
     """
 
     id: str
@@ -77,6 +79,8 @@ class Generate(Message):
     output: list[int] = []
     tenant: str = "default"
     program: str = ""
+    salt: str = ""
+    priority: int = 0
 
 
 class Chunk(Message):
@@ -108,13 +112,19 @@ class Chunk(Message):
 
 
 class Tokenize(Message):
-    """Call, answered by `TokenIds`. Exactly one of text, messages."""
+    """Call, answered by `TokenIds`. Exactly one of text, messages.
+
+    Attributes:
+        tenant: on whose earlier prompts the work may build, within `salt`; "" builds on none and leaves nothing behind.
+    """
 
     text: str | None = None
     messages: list[ChatMessage] | None = None
     add_special_tokens: bool = False
     add_generation_prompt: bool = True
     continue_final: bool = False
+    tenant: str = ""
+    salt: str = ""
 
 
 class TokenIds(Message):

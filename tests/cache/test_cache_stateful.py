@@ -1,4 +1,4 @@
-"""The radix cache against the dictionary of prefixes, in random histories at page sizes 1, 4 and 16."""
+"""The radix cache against the dictionary of prefixes, in random histories at page sizes 1, 4 and 16 and all orders of eviction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from sgl_actors.actors.cache.core import RadixCache
-from sgl_actors.actors.cache.messages import Entry, Lease, Want
+from sgl_actors.actors.cache.messages import Entry, Lease, More, Probe, Want, pack
 from sgl_actors.actors.cache.naive import NaiveCache
 
 ALPHABET = (-(2**63), -1, 0, 7, 2**63 - 1)
@@ -21,7 +21,7 @@ ALPHABET = (-(2**63), -1, 0, 7, 2**63 - 1)
 class Holder:
     """A lease as its holder knows it: the key it asked with, its pages, and how many tokens it has computed."""
 
-    tenant: str
+    namespace: str
     tokens: list[int]
     lease: Lease
     computed: int
@@ -32,12 +32,13 @@ class CacheMachine(RuleBasedStateMachine):
     """Both caches hear the same; a shadow memory shows what every page holds."""
 
     page_size = 1
+    eviction = "lru"
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 14
-        self.real = RadixCache(self.total, self.page_size)
-        self.oracle = NaiveCache(self.total, self.page_size)
+        self.real = RadixCache(self.total, self.page_size, self.eviction)
+        self.oracle = NaiveCache(self.total, self.page_size, self.eviction)
         self.memory: dict[int, tuple[str, tuple[int, ...]]] = {}
         self.holders: dict[int, Holder] = {}
         self.known: list[tuple[int, ...]] = [()]
@@ -52,26 +53,43 @@ class CacheMachine(RuleBasedStateMachine):
         return [*base, *tail, *odd][: 12 * self.page_size]
 
     @rule(
-        data=st.data(), extra=st.integers(0, 20), cap=st.integers(0, 60), tenant=st.sampled_from(["a", "b"])
+        data=st.data(),
+        extra=st.integers(0, 20),
+        cap=st.integers(0, 60),
+        namespace=st.sampled_from(["a", "b"]),
+        least=st.sampled_from([0, 0, 0, 4, 17]),
+        priority=st.integers(-1, 2),
     )
-    def grant(self, data: st.DataObject, extra: int, cap: int, tenant: str) -> None:
+    def grant(
+        self, data: st.DataObject, extra: int, cap: int, namespace: str, least: int, priority: int
+    ) -> None:
         self.number += 1
         tokens = self.tokens(data)
         limit = min(cap, len(tokens))
-        want = Want(self.number, tokens, limit, len(tokens) + extra, tenant)
+        want = Want(self.number, pack(tokens), limit, len(tokens) + extra, namespace, least, priority)
         lease, expected = self.real.grant(want), self.oracle.grant(want)
         assert (lease is None) == (expected is None)
         if lease is None or expected is None:
             return
         assert lease.cached == expected.cached
         assert lease.cached % self.page_size == 0
-        assert lease.cached <= limit
+        assert least <= lease.cached <= limit
         assert len(lease.pages) == len(expected.pages) == -(-want.tokens // self.page_size)
         for index in range(lease.cached // self.page_size):
             held = self.memory[lease.pages[index]]
-            assert held == (tenant, tuple(tokens[: (index + 1) * self.page_size]))
-        self.holders[self.number] = Holder(tenant, tokens, lease, lease.cached, lease.cached)
+            assert held == (namespace, tuple(tokens[: (index + 1) * self.page_size]))
+        self.holders[self.number] = Holder(namespace, tokens, lease, lease.cached, lease.cached)
         self.known = [*self.known[-8:], tuple(tokens)]
+
+    @rule(data=st.data(), count=st.integers(0, 6))
+    def extend(self, data: st.DataObject, count: int) -> None:
+        number = data.draw(st.sampled_from([*sorted(self.holders), -1]))
+        more = More(number, count)
+        pages, expected = self.real.extend(more), self.oracle.extend(more)
+        assert (pages is None) == (expected is None)
+        if pages is not None:
+            assert len(pages) == count
+            self.holders[number].lease.pages.extend(pages)
 
     @rule(data=st.data(), release=st.booleans(), more=st.integers(0, 20))
     def commit(self, data: st.DataObject, release: bool, more: int) -> None:
@@ -87,9 +105,9 @@ class CacheMachine(RuleBasedStateMachine):
         holder.computed = max(holder.computed, upto)
         for index in range(holder.shared // self.page_size, holder.computed // self.page_size):
             prefix = tuple(holder.tokens[: (index + 1) * self.page_size])
-            self.memory[holder.lease.pages[index]] = (holder.tenant, prefix)
+            self.memory[holder.lease.pages[index]] = (holder.namespace, prefix)
         count = data.draw(st.integers(0, holder.computed))
-        self.both(Entry(number, holder.tokens[:count], release))
+        self.both(Entry(number, pack(holder.tokens[:count]), release))
         holder.shared = max(holder.shared, count)
         self.known = [*self.known[-8:], tuple(holder.tokens[:count])]
         if release:
@@ -111,18 +129,19 @@ class CacheMachine(RuleBasedStateMachine):
                 return
         else:
             return
-        assert self.both(Entry(number, tokens, release)) is False
+        assert self.both(Entry(number, pack(tokens), release)) is False
         if release:
             del self.holders[number]
 
     @rule(number=st.integers(-3, 0), release=st.booleans())
     def commit_unknown(self, number: int, release: bool) -> None:
-        assert self.both(Entry(number, [1, 2, 3], release)) is False
+        assert self.both(Entry(number, pack([1, 2, 3]), release)) is False
 
-    @rule(data=st.data(), tenant=st.sampled_from(["a", "b", "c"]))
-    def match(self, data: st.DataObject, tenant: str) -> None:
-        tokens = self.tokens(data)
-        assert self.real.match(tenant, tokens) == self.oracle.match(tenant, tokens)
+    @rule(data=st.data(), count=st.integers(0, 4), touch=st.booleans())
+    def match(self, data: st.DataObject, count: int, touch: bool) -> None:
+        namespaces = st.sampled_from(["a", "b", "c"])
+        probes = [Probe(pack(self.tokens(data)), data.draw(namespaces)) for _ in range(count)]
+        assert self.real.match(probes, touch) == self.oracle.match(probes, touch)
 
     @rule()
     def flush(self) -> None:
@@ -148,24 +167,25 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_same_is_cached(self) -> None:
-        for tenant, tokens in self.oracle.prefixes:
-            assert self.real.match(tenant, tokens) == len(tokens)
+        probes = [Probe(pack(tokens), namespace) for namespace, tokens in self.oracle.prefixes]
+        assert self.real.match(probes) == [len(tokens) for _, tokens in self.oracle.prefixes]
 
     @invariant()
     def nobody_writes_over_a_live_lease(self) -> None:
         for holder in self.holders.values():
             for index in range(holder.computed // self.page_size):
                 prefix = tuple(holder.tokens[: (index + 1) * self.page_size])
-                assert self.memory[holder.lease.pages[index]] == (holder.tenant, prefix)
+                assert self.memory[holder.lease.pages[index]] == (holder.namespace, prefix)
 
 
+@pytest.mark.parametrize("eviction", ["lru", "lfu", "priority"])
 @pytest.mark.parametrize("page_size", [1, 4, 16])
-def test_radix_cache_equals_the_dictionary_of_prefixes(page_size: int) -> None:
+def test_radix_cache_equals_the_dictionary_of_prefixes(page_size: int, eviction: str) -> None:
     """Whatever happens in whatever order, lengths, accounts and evictions are those of the naive cache."""
-    machine: Any = type(f"CacheMachine{page_size}", (CacheMachine,), {"page_size": page_size})
+    machine: Any = type("Machine", (CacheMachine,), {"page_size": page_size, "eviction": eviction})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

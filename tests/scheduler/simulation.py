@@ -2,8 +2,9 @@
 
 Every message takes a random time but keeps its place behind those sent before on the same way. What a dead incarnation sent,
 and what was sent to one, is lost. Sequences fail at random, also after their request's end, and leave garbage behind; some
-prompts hold a token that crashes the worker; some mail to the cache is refused. After every event the invariants hold, and at the
-end everybody has an answer.
+prompts hold a token that crashes the worker; some mail to the cache is refused; the order of admission changes while all that goes
+on. Some requests go on where another ended, as a program's do. After every event the invariants hold, and at the end everybody has
+an answer.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sgl_actors.actors.cache.core import RadixCache
-from sgl_actors.actors.cache.messages import Commit, Grant, Granted, Lease, Pool
+from sgl_actors.actors.cache.messages import Commit, Grant, Granted, Match, Matched, Pool, unpack
 from sgl_actors.actors.cache.messages import Reset as ResetCache
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.core import SchedulerCore
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
+from sgl_actors.actors.scheduler.estimate import OutputEstimate
 from sgl_actors.actors.scheduler.messages import (
+    Configure,
     Finish,
     Logprobs,
     ModelInfo,
@@ -41,6 +45,8 @@ LAG = 0.004
 POISON = 0
 GARBAGE = -2
 FAILURE = "made to fail"
+
+Order = Literal["fcfs", "lpm", "dfs-weight", "hrrn"]
 
 
 @dataclass
@@ -119,9 +125,21 @@ class Simulation:
         self.info = ModelInfo(
             "fake", "fake", "Fake", CONTEXT, VOCABULARY, (2,), pages, page_size, 1, "float32", "cpu", 1
         )
+        rng = self.rng
         self.options = Options(
-            max_batch=self.rng.randint(1, 6), chunk=self.rng.randint(1, 24), queue=1000, timeout=0.0
+            policy=rng.choice(["fcfs", "lpm", "lpm", "dfs-weight", "hrrn"]),
+            overtake=rng.choice([20, 60, 200]),
+            sharing=rng.random() < 0.7,
+            overlap=bool(ahead),
+            max_batch=rng.randint(1, 8),
+            chunk=rng.randint(1, 24),
+            stall=rng.choice([0.0, 3.0]),
+            queue=1000,
+            timeout=0.0,
         )
+        self.estimate = (rng.choice([1, 1, 4, 256]), rng.choice([1, 1, 8]))
+        self.eviction = rng.choice(["lru", "lfu", "priority"])
+        self.switched = False
         self.now = 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.order = 0
@@ -139,6 +157,8 @@ class Simulation:
         self.worker_epoch = 0
         self.cache_epoch = 0
         self.core = SchedulerCore(self.options)
+        self.retractions = 0
+        self.most_overtaken = 0
         self.model: FakeModel | None = None
         self.cache: RadixCache | None = None
         self.pool_epoch = 0
@@ -149,6 +169,7 @@ class Simulation:
         self.start_scheduler()
         self.at(0.0, self.start_worker)
         self.at(self.rng.random() * LAG, self.start_cache)
+        self.at(self.rng.random() * 0.2, self.switch)
         for number in range(requests):
             self.at(self.rng.random() * 0.15, lambda number=number: self.arrive(number))  # type: ignore[misc]
         for _ in range(self.rng.randint(0, 4) if crashes else 0):
@@ -198,6 +219,11 @@ class Simulation:
         assert arrivals == sorted(arrivals)
         held = core.batch.running + core.waiting
         assert sorted(generation.spec.id for generation in held) == sorted(core._live)
+        if not self.switched and not self.suspecting:
+            assert all(generation.overtaken <= self.options.overtake for generation in held), (
+                "waited too long"
+            )
+        assert all(one.computed <= one.planned <= one.capacity for one in core.batch.running)
         if self.cache is not None:
             assert self.cache.check(full=self.rng.random() < 0.1) == []
 
@@ -228,7 +254,12 @@ class Simulation:
         prompt += [self.token() for _ in range(rng.randint(0, 20))]
         if number in self.poisoned:
             prompt[rng.randrange(len(prompt))] = POISON
-        max_tokens = rng.choice([0, 1, 2, 8, 20])
+        max_tokens = rng.choice([0, 1, 2, 8, 20, 40])
+        self.ask(f"r{number}", prompt, max_tokens, poisoned=number in self.poisoned)
+
+    def ask(self, name: str, prompt: list[int], max_tokens: int, *, poisoned: bool = False) -> None:
+        """A request, and whatever its asker does about it."""
+        rng = self.rng
         end_ids = (5, 9) if rng.random() < 0.5 else ()
         sampling = Sampling(rng.getrandbits(30), end_ids=end_ids, min_tokens=rng.choice([0, 0, 6]))
         start = rng.randrange(len(prompt)) if rng.random() < 0.3 else -1
@@ -236,16 +267,17 @@ class Simulation:
         timeout = rng.choice([0.0, 0.0, 0.0, 0.0, 0.05])
         owner = Address("tokenizer", rng.randint(1, self.owners))
         sequence = Sequence(
-            f"r{number}",
+            name,
             prompt,
             max_tokens,
             sampling,
             logprobs,
             timeout=timeout,
             tenant=rng.choice(["a", "b"]),
+            priority=rng.choice([0, 0, 0, 1]),
         )
         expected = complete(prompt, sampling, max_tokens, VOCABULARY)
-        asked = Asked(sequence, owner, expected, poisoned=number in self.poisoned)
+        asked = Asked(sequence, owner, expected, poisoned=poisoned)
         self.asked[sequence.id] = asked
         if rng.random() < 0.2:
             asked.stop_at = rng.randint(1, 8)
@@ -315,6 +347,8 @@ class Simulation:
                 asked.prompt_logprobs.clear()  # told anew from the beginning
             assert report.owner == asked.owner
             asked.take(update)
+            if asked.finish is not None and asked.finish.reason in ("stop", "length"):
+                self.go_on(asked)
             if (
                 asked.stop_at
                 and asked.stopped < 0
@@ -325,12 +359,31 @@ class Simulation:
                 stop = Stop(update.id, asked.stop_at, "stop string")
                 self.tell(lambda stop=stop: self.core.stop(stop), self.rng.random() * LAG)  # type: ignore[misc]
 
+    def go_on(self, asked: Asked) -> None:
+        """The same program asks again, with a prompt that begins with all that has been said."""
+        prompt = asked.sequence.prompt + asked.output
+        if self.rng.random() < 0.4 and len(prompt) < CONTEXT // 2 and POISON not in prompt:
+            prompt = prompt + [self.token() for _ in range(self.rng.randint(1, 8))]
+            self.at(self.rng.random() * LAG, lambda: self.ask(f"{asked.sequence.id}'", prompt, 8))
+
+    def switch(self) -> None:
+        """An operator changes the order while requests run and wait."""
+        if self.rng.random() < 0.3:
+            self.switched = True
+            policies: list[Order] = ["fcfs", "lpm", "dfs-weight", "hrrn"]
+            policy = self.rng.choice(policies)
+            sharing, reuse = self.rng.random() < 0.5, self.rng.random() < 0.7
+            self.perform(self.core.configure(Configure(policy, 100, sharing, reuse)))
+
     # -- scheduler ----------------------------------------------------------------------------------------
 
     def start_scheduler(self) -> None:
         self.scheduler_epoch += 1
         self.suspecting = False
-        self.core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20, ahead=self.ahead)
+        if self.scheduler_epoch > 1:
+            self.retractions += self.core.counters["retracted"]
+        self.core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20)
+        self.core.estimate = OutputEstimate(*self.estimate)
         self.ticking = -1.0
 
     def perform(self, effects: list[Effect]) -> None:
@@ -350,13 +403,19 @@ class Simulation:
         due = self.core.wakeup()
         if due is not None and due != self.ticking:
             self.ticking = due
-            self.tell(lambda: self.core.tick(self.now), max(0.0, due - self.now))
+            self.tell(self.tick, max(0.0, due - self.now))
+
+    def tick(self) -> list[Effect]:
+        self.ticking = -1.0
+        return self.core.tick(self.now)
 
     def check_order(self, admitted: list[str]) -> None:
-        """First come, first served: nobody is admitted while an earlier one waits, unless to stand trial after a crash."""
+        """First come, first served, where that is the order: nobody is admitted while an earlier one waits, unless for a trial after a crash."""
         live = self.core._live
-        arrivals = [live[name].arrival for name in admitted if name in live]
-        if arrivals and self.core.waiting and not self.suspecting:
+        self.most_overtaken = max(self.most_overtaken, self.core.queue.most_overtaken)
+        arrivals = [live[name].arrival for name in admitted if name in live and not live[name].priority]
+        strict = self.options.policy == "fcfs" and not self.options.sharing and not self.switched
+        if strict and arrivals and self.core.waiting and not self.suspecting:
             assert max(arrivals) < self.core.waiting[0].arrival
 
     def back(self, way: str, event: Callable[[], list[Effect]], alive: Callable[[], bool]) -> None:
@@ -471,8 +530,8 @@ class Simulation:
         self.pool_epoch = 0
         self.tell(self.core.cache_up)
 
-    def to_cache(self, message: Commit | Grant | ResetCache) -> None:
-        incarnation, scheduler = self.cache_epoch, self.scheduler_epoch
+    def to_cache(self, message: Commit | Match | Grant | ResetCache) -> None:
+        incarnation, scheduler, asked = self.cache_epoch, self.scheduler_epoch, self.core.links.epoch
         if isinstance(message, Commit) and self.rng.random() < 0.02:
             self.core.uncommitted(message, self.now)
             return
@@ -485,37 +544,42 @@ class Simulation:
                 return
             assert self.cache is not None
             if isinstance(message, ResetCache):
-                self.cache = RadixCache(message.pages, message.page_size)
+                self.cache = RadixCache(message.pages, message.page_size, self.eviction)
                 self.pool_epoch = message.epoch
                 pool = Pool(message.epoch, message.pages, message.page_size, message.pages, 0, 0)
                 self.back("cache", lambda: self.core.emptied(pool), alive)
             elif isinstance(message, Commit):
                 if message.epoch == self.pool_epoch:
-                    for entry in message.entries:
-                        held = self.cache._held.get(entry.lease)
-                        if held is not None and self.model is not None and self.model.epoch == message.epoch:
-                            pages, count = held.pages, len(entry.token_ids)
-                            assert self.model.holds(entry.token_ids, pages, count), (
-                                "committed KV is not there"
-                            )
-                        assert self.cache.commit(entry) or not entry.token_ids, f"commit of {entry} refused"
+                    self.commit(self.cache, message)
             else:
-                answer = self.grant(self.cache, message)
-                if self.rng.random() < 0.03:
-                    self.back("cache", lambda: self.core.grant_failed(message.epoch, self.now), alive)
-                else:
-                    self.back("cache", lambda: self.core.granted(message.epoch, answer), alive)
+                answer = self.answer(self.cache, message)
+                lost = self.rng.random() < 0.03
+                self.back("cache", lambda: self.answered(asked, answer, lost=lost), alive)
 
         self.way(f"to cache {incarnation} of {scheduler}", arrive)
 
-    def grant(self, cache: RadixCache, message: Grant) -> Granted:
-        leases: list[Lease] = []
-        for want in message.wants if message.epoch == self.pool_epoch else ():
-            lease = cache.grant(want)
-            if lease is None:
-                break
-            leases.append(lease)
-        return Granted(self.pool_epoch, leases)
+    def commit(self, cache: RadixCache, message: Commit) -> None:
+        for entry in message.entries:
+            held = cache._held.get(entry.lease)
+            tokens = unpack(entry.key)
+            if held is not None and self.model is not None and self.model.epoch == message.epoch:
+                assert self.model.holds(tokens, held.pages, len(tokens)), "committed KV is not there"
+            assert cache.commit(entry) or not tokens, f"commit of {entry} refused"
+
+    def answer(self, cache: RadixCache, message: Grant | Match) -> Granted | Matched:
+        if isinstance(message, Match):
+            return Matched(cache.match(message.probes, touch=message.touch))
+        if message.epoch != self.pool_epoch:
+            return Granted(self.pool_epoch, [])
+        leases, more = cache.serve(message.wants, message.more)
+        return Granted(self.pool_epoch, leases, more)
+
+    def answered(self, asked: int, answer: Granted | Matched, *, lost: bool) -> list[Effect]:
+        if lost:
+            return self.core.grant_failed(asked, self.now)
+        if isinstance(answer, Matched):
+            return self.core.matched(asked, answer)
+        return self.core.granted(asked, answer)
 
     def crash_cache(self) -> None:
         if self.cache is None:

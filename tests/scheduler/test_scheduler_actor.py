@@ -18,8 +18,10 @@ from sgl_actors.actors.cache.messages import (
     Match,
     Matched,
     Pool,
+    Probe,
     Reset,
     Want,
+    pack,
 )
 from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
 from sgl_actors.actors.microkernel.system import Outside, System
@@ -349,17 +351,17 @@ async def test_cache_serves_its_owner_alone(house: House) -> None:
     pool = await house.ctx.call("cache", Reset(3, 16, 1), Pool)
     assert (pool.epoch, pool.free) == (3, 16)
     with pytest.raises(InvalidRequest, match="own"):
-        await stranger.call("cache", Grant(3, [Want(1, [1], 1, 1)]), Message)
+        await stranger.call("cache", Grant(3, [Want(1, pack([1]), 1, 1)]), Message)
     granted: Any = await house.ctx.call(
-        "cache", Grant(3, [Want(1, [1, 2], 2, 4), Want(2, [9], 1, 99)]), Message
+        "cache", Grant(3, [Want(1, pack([1, 2]), 2, 4), Want(2, pack([9]), 1, 99)]), Message
     )
     assert [lease.lease for lease in granted.leases] == [1]
-    stranger.cast("cache", Commit(3, [Entry(1, [1, 2])]))
-    house.ctx.cast("cache", Commit(2, [Entry(1, [1, 2])]))
-    house.ctx.cast("cache", Commit(3, [Entry(1, [1, 2], release=False)]))
-    matched = await house.ctx.call("cache", Match("default", [[1, 2, 3], [2]]), Matched)
+    stranger.cast("cache", Commit(3, [Entry(1, pack([1, 2]))]))
+    house.ctx.cast("cache", Commit(2, [Entry(1, pack([1, 2]))]))
+    house.ctx.cast("cache", Commit(3, [Entry(1, pack([1, 2]), release=False)]))
+    matched = await house.ctx.call("cache", Match([Probe(pack([1, 2, 3])), Probe(pack([2]))]), Matched)
     assert matched.lengths == [2, 0]
-    stale: Any = await house.ctx.call("cache", Grant(1, [Want(5, [1], 1, 1)]), Message)
+    stale: Any = await house.ctx.call("cache", Grant(1, [Want(5, pack([1]), 1, 1)]), Message)
     assert (stale.epoch, stale.leases) == (3, [])
 
 
@@ -368,8 +370,8 @@ async def test_leases_end_with_their_owner(house: House) -> None:
     await house.start(CacheActor, "cache")
     owner = house.system.spawn(Outside, "owner")
     await owner.context.call("cache", Reset(3, 16, 1), Pool)
-    await owner.context.call("cache", Grant(3, [Want(1, [1, 2, 3], 2, 6)]), Message)
-    owner.context.cast("cache", Commit(3, [Entry(1, [1, 2], release=False)]))
+    await owner.context.call("cache", Grant(3, [Want(1, pack([1, 2, 3]), 2, 6)]), Message)
+    owner.context.cast("cache", Commit(3, [Entry(1, pack([1, 2]), release=False)]))
     await house.end(owner)
     pool = await house.ctx.call("cache", Inspect(), Pool)
     assert (pool.leases, pool.leased, pool.locked, pool.cached) == (0, 0, 0, 2)

@@ -4,153 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from sgl_actors.actors.cache.core import RadixCache
-from sgl_actors.actors.cache.messages import Commit, Entry, Grant, Granted, Pool
+from sgl_actors.actors.cache.messages import Commit, Entry, Grant, Granted
 from sgl_actors.actors.cache.messages import Reset as ResetCache
-from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.core import SchedulerCore
-from sgl_actors.actors.scheduler.effects import Effect, Report, ToCache, ToWorker
 from sgl_actors.actors.scheduler.messages import (
     Finish,
     Logprobs,
-    ModelInfo,
     Options,
     Sampling,
     Sequence,
     Stop,
-    Update,
 )
 from sgl_actors.actors.scheduler.orphans import ORPHAN
-from sgl_actors.actors.worker.fake import FakeModel, Poisoned, complete
-from sgl_actors.actors.worker.messages import Describe, ResetDone, SequenceResult, Step, StepDone
+from sgl_actors.actors.worker.fake import FakeModel, complete
 from sgl_actors.actors.worker.messages import Reset as ResetWorker
+from sgl_actors.actors.worker.messages import ResetDone, SequenceResult, Step, StepDone
 from sgl_actors.errors import ConfigError
-
-ASKER = Address("tokenizer", 1)
-OTHER = Address("tokenizer", 2)
-GREEDY = Sampling(0)
-POISON = 999
-
-
-def info(pages: int = 200, page_size: int = 1, context: int = 100) -> ModelInfo:
-    return ModelInfo("m", "m", "Fake", context, 1000, (2,), pages, page_size, 1, "float32", "cpu", 1)
-
-
-def request(name: str, prompt: list[int], max_tokens: int = 3, **fields: object) -> Sequence:
-    return Sequence(name, prompt, max_tokens, fields.pop("sampling", GREEDY), **fields)  # type: ignore[arg-type]
-
-
-class Desk:
-    """Carries messages between the three by hand, so that a test says what arrives when."""
-
-    def __init__(
-        self, model: ModelInfo | None = None, *, ahead: int = 0, up: bool = True, **options: object
-    ) -> None:
-        self.info = model or info()
-        self.core = SchedulerCore(Options(**options), epoch=100, ahead=ahead)  # type: ignore[arg-type]
-        self.model = FakeModel(self.info, poison=POISON)
-        self.crashes = 0
-        self.cache = RadixCache(0, 1)
-        self.to_worker: list[Step | Describe | ResetWorker] = []
-        self.to_cache: list[Commit | Grant | ResetCache] = []
-        self.commits: list[Commit] = []
-        self.steps: list[Step] = []
-        self.updates: list[tuple[Address, Update]] = []
-        self.progress = 0
-        self.now = 0.0
-        if up:
-            self.take(self.core.worker_up())
-            self.take(self.core.cache_up())
-            self.run()
-
-    def take(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case ToWorker(message):
-                    self.to_worker.append(message)
-                case ToCache(message):
-                    self.to_cache.append(message)
-                case Report(owner, progress):
-                    self.progress += 1
-                    self.updates += [(owner, update) for update in progress.updates]
-                case _:
-                    pass
-
-    def submit(self, *sequences: Sequence, owner: Address = ASKER) -> None:
-        self.take(self.core.submit(sequences, owner, self.now))
-
-    def cache_once(self) -> None:
-        """The cache handles its oldest message."""
-        match self.to_cache.pop(0):
-            case Commit() as commit:
-                self.commits.append(commit)
-                for entry in commit.entries:
-                    self.cache.commit(entry)
-            case Grant() as grant:
-                leases = []
-                for want in grant.wants:
-                    lease = self.cache.grant(want)
-                    if lease is None:
-                        break
-                    leases.append(lease)
-                self.take(self.core.granted(grant.epoch, Granted(grant.epoch, leases)))
-            case ResetCache() as reset:
-                self.cache = RadixCache(reset.pages, reset.page_size)
-                self.take(
-                    self.core.emptied(Pool(reset.epoch, reset.pages, reset.page_size, reset.pages, 0, 0))
-                )
-
-    def worker_once(self) -> None:
-        """The worker handles its oldest message."""
-        match self.to_worker.pop(0):
-            case Step() as step:
-                self.steps.append(step)
-                try:
-                    done = self.model.step(step)
-                except Poisoned:
-                    self.restart_worker()
-                    return
-                assert isinstance(done, StepDone)
-                self.take(self.core.step_done(done))
-            case ResetWorker() as reset:
-                self.take(self.core.quieted(self.model.reset(reset.epoch)))
-            case Describe():
-                self.take(self.core.described(self.info))
-
-    def restart_worker(self, *, crashed: bool = True) -> None:
-        """The worker goes down, with what was on its way to it, and another one comes up."""
-        self.crashes += crashed
-        self.to_worker.clear()
-        self.to_cache.clear()
-        self.model = FakeModel(self.info, poison=POISON)
-        self.take(self.core.worker_down(crashed=crashed))
-        self.take(self.core.worker_up())
-
-    def run(self, rounds: int = 1000) -> None:
-        """Until nothing is left to carry, the cache first."""
-        while (self.to_cache or self.to_worker) and rounds:
-            self.cache_once() if self.to_cache else self.worker_once()
-            rounds -= 1
-
-    def output(self, name: str) -> list[int]:
-        tokens: list[int] = []
-        for _, update in self.updates:
-            if update.id == name:
-                tokens[update.first_index :] = update.token_ids
-        return tokens
-
-    def finish(self, name: str) -> Finish:
-        ends = [
-            update.finish for _, update in self.updates if update.id == name and update.finish is not None
-        ]
-        assert len(ends) == 1, f"{name} ended {len(ends)} times"
-        return ends[0]
-
-    def idle(self) -> None:
-        """Nothing is left behind."""
-        assert self.core.settled
-        assert self.cache.check() == []
-        assert (self.cache.leases, self.cache.leased) == (0, 0)
+from tests.scheduler.desk import ASKER, GREEDY, OTHER, POISON, Desk, info, request
 
 
 def test_request_gets_the_models_tokens_and_ends_by_length() -> None:
@@ -160,7 +30,7 @@ def test_request_gets_the_models_tokens_and_ends_by_length() -> None:
     desk.run()
     assert desk.output("a") == complete([5, 6, 7], GREEDY, 4, 1000)
     assert desk.finish("a") == Finish("length")
-    assert desk.cache.match("default", [5, 6, 7, *desk.output("a")]) == 6
+    assert desk.cached([5, 6, 7, *desk.output("a")]) == 6
     desk.idle()
 
 
@@ -217,7 +87,7 @@ def test_max_tokens_zero_computes_the_prompt_only() -> None:
     desk.run()
     assert desk.finish("a") == Finish("length")
     assert desk.output("a") == []
-    assert desk.cache.match("default", [5, 6, 7]) == 3
+    assert desk.cached([5, 6, 7]) == 3
     desk.idle()
 
 
@@ -286,7 +156,7 @@ def test_stop_truncates_and_drops_the_overshoot() -> None:
     desk.run()
     last = desk.updates[-1][1]
     assert (last.first_index, last.token_ids, last.finish) == (2, [], Finish("stop", "END"))
-    assert desk.cache.match("default", [5, 6, 7, *known]) == 5
+    assert desk.cached([5, 6, 7, *known]) == 5
     desk.idle()
 
 
@@ -556,7 +426,7 @@ def test_sequence_error_ends_that_request_alone() -> None:
     desk.run()
     assert (desk.finish("a").reason, desk.finish("a").message) == ("error", "NaN")
     assert desk.output("b") == complete([7, 8], GREEDY, 5, 1000)
-    assert desk.cache.match("default", [5, 6]) == 0
+    assert desk.cached([5, 6]) == 0
     assert sum(step.end.count(bad.seq) for step in desk.steps) == 1
     desk.idle()
 
@@ -573,7 +443,7 @@ def test_prefill_that_fails_gives_its_pages_back_empty() -> None:
     desk.take(desk.core.step_done(StepDone(step.epoch, step.number, [bad])))
     desk.run()
     assert desk.finish("a").reason == "error"
-    assert [entry for commit in desk.commits for entry in commit.entries] == [Entry(bad.seq, [])]
+    assert [entry for commit in desk.commits for entry in commit.entries] == [Entry(bad.seq, b"")]
     assert desk.cache.cached == 0
     desk.idle()
 
@@ -765,7 +635,7 @@ def test_commit_that_the_cache_did_not_take_is_sent_again() -> None:
     desk.take(desk.core.tick(5.2))
     assert desk.to_cache == [commit]
     desk.run()
-    assert desk.cache.match("default", [5, 6, 7]) == 3
+    assert desk.cached([5, 6, 7]) == 3
     desk.idle()
 
 
