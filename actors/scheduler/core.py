@@ -81,10 +81,11 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A `Grant` of leases that the cache has not answered: for whom, and how many leases had ended when it was asked."""
+    """A `Grant` of leases that the cache has not answered: for whom, chosen from whom, and how many leases had ended when it was asked."""
 
     epoch: int
     wanted: dict[int, Generation]
+    line: list[Generation]
     releases: int
 
 
@@ -380,10 +381,9 @@ class SchedulerCore:
         generation = Generation(sequence, owner, self._arrivals, tokens)
         self.counters["requests"] += 1
         self.counters["prompt_tokens"] += len(sequence.prompt)
-        generation.since = self.counters["computed_tokens"]
         full = len(self.waiting) >= self.options.queue
         self._live[sequence.id] = generation
-        self.queue.enter(generation)
+        self.queue.arrive(generation, self.counters["computed_tokens"])
         self._changes += 1
         self._note("submitted", generation, prompt=len(sequence.prompt), output=len(sequence.output))
         if self.draining:
@@ -591,7 +591,7 @@ class SchedulerCore:
             wanted[generation.number] = generation
             expected = self.estimate.expect(generation.generated)
             wants.append(generation.want(expected, choice.least, reuse=self.options.reuse))
-        self._round = Round(self.links.epoch, wanted, self._releases)
+        self._round = Round(self.links.epoch, wanted, list(eligible), self._releases)
         return Grant(self.links.epoch, wants)
 
     @property
@@ -607,6 +607,7 @@ class SchedulerCore:
     def _admit(self, turn: Round, leases: dict[int, Lease]) -> None:
         """Those with a lease run, the others go on waiting."""
         assert self.links.info is not None
+        line = [one for one in turn.line if not one.target and one.finish is None]
         for number, generation in turn.wanted.items():
             lease = leases.get(number)
             if generation.finish is not None:
@@ -618,7 +619,8 @@ class SchedulerCore:
                     self._stuck = (generation, generation.hint, turn.releases)
                     self._changes += generation.hint > 0
             else:
-                self.queue.admitted(generation, lease.cached)
+                line.remove(generation)
+                self.queue.admitted(generation, lease.cached, line)
                 first = generation.cached < 0
                 generation.admit(lease, self.links.info.page_size)
                 self.batch.admit(generation)

@@ -34,7 +34,7 @@ class Generation:
         cached: cached prompt tokens at the first admission; -1 before. 0 for a re-submission with output: what it finds is its own.
         finish: why it ended; None while it lives.
         hint: leading tokens that the cache was last seen to have, as far as they are of use.
-        since: tokens that had been computed for anybody when it arrived.
+        since: tokens that had been computed for anybody when it arrived; `place`: when its program began, if it has one.
         overtaken: uncached tokens of later arrivals that were admitted before it (`fairness`).
         modest: pages are reserved for the output expected of it, not for the longest possible; false once that went wrong.
         number: of its sequence and its lease, 0 when it waits for neither.
@@ -59,6 +59,7 @@ class Generation:
     finish: Finish | None = None
     hint: int = 0
     since: int = 0
+    place: int = 0
     overtaken: int = 0
     modest: bool = True
     number: int = 0

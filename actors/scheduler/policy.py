@@ -47,6 +47,10 @@ class Waiting(Protocol):
         """Tokens that are to be computed: `length` - `hint`."""
 
     @property
+    def place(self) -> int:
+        """Place in line in the sense of bounded waiting (`fairness`): in tokens processed, lower is earlier."""
+
+    @property
     def since(self) -> int:
         """Tokens the node had processed when it arrived."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from sgl_actors.actors.scheduler.fairness import Choice, admitted, bounded
@@ -10,8 +11,12 @@ from sgl_actors.actors.scheduler.generation import TOKEN_BYTES, Generation
 from sgl_actors.actors.scheduler.policy import policy_named
 from sgl_actors.actors.scheduler.prefix_trie import PrefixTrie
 
-LOOK = 128
-"""Requests of which a round looks up what the cache has, the first in line; later ones keep the hint they have."""
+LOOK = 64
+"""Requests of which a round looks up what the cache has: that many of the first in line, and as many of the others in turn."""
+SENIORITY = 16
+"""A program's calls stand in line where it began, but no further ahead of their arrival than that many times `overtake` tokens."""
+PROGRAMS = 4096
+"""Programs of which it is known where they began."""
 SHARED = 16
 """Tokens of an uncached common prefix for which it is worth to wait until another has computed them."""
 
@@ -31,6 +36,8 @@ class Queue:
         self.deferring = False
         self.most_overtaken = 0
         self._computing: PrefixTrie[int] = PrefixTrie()
+        self._programs: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._turn = 0
 
     def __repr__(self) -> str:
         return f"<Queue {self.policy.name} waiting={len(self.waiting)} overtake={self.overtake}>"
@@ -38,8 +45,20 @@ class Queue:
     def __len__(self) -> int:
         return len(self.waiting)
 
+    def arrive(self, generation: Generation, processed: int) -> None:
+        """It is new; `processed` tokens have been computed so far."""
+        generation.since = generation.place = processed
+        program = (generation.namespace, generation.spec.program)
+        if generation.spec.program:
+            began = self._programs.setdefault(program, processed)
+            generation.place = max(began, processed - SENIORITY * self.overtake)
+            self._programs.move_to_end(program)
+            if len(self._programs) > PROGRAMS:
+                self._programs.popitem(last=False)
+        self.enter(generation)
+
     def enter(self, generation: Generation) -> None:
-        """It waits, in its place by arrival."""
+        """It waits, again or for the first time."""
         insort(self.waiting, generation, key=lambda one: one.arrival)
 
     def leave(self, generation: Generation) -> None:
@@ -50,7 +69,13 @@ class Queue:
         """Whom to look up in the cache before `choose`; nobody where it would change nothing."""
         if len(eligible) == 1 and not len(self._computing):
             return []
-        return self.policy.order(eligible, processed)[:LOOK]
+        ordered = self.policy.order(eligible, processed)
+        if len(ordered) <= 2 * LOOK:
+            return ordered
+        others = sorted(ordered[LOOK:], key=lambda one: one.arrival)
+        start = self._turn = self._turn % len(others)
+        self._turn += LOOK
+        return [*ordered[:LOOK], *(others + others)[start : start + LOOK]]
 
     def choose(self, eligible: Sequence[Generation], room: int, processed: int) -> list[Choice[Generation]]:
         """At most `room` of `eligible`, in the order in which they are to be admitted; some may be left to wait for another's prefix."""
@@ -58,19 +83,19 @@ class Queue:
         chosen: PrefixTrie[int] = PrefixTrie()
         choices: list[Choice[Generation]] = []
         ordered = self.policy.order(eligible, processed)
-        for choice in bounded(ordered, self.overtake, room, lambda one: self._waits(one, chosen)):
+        grace = self.overtake
+        for choice in bounded(ordered, grace, room, lambda one: self._waits(one, chosen), grace=grace):
             choices.append(choice)
             if self.sharing:
                 request = choice.request
                 chosen.add(request.arrival, request.namespace, request.key)
         return choices
 
-    def admitted(self, generation: Generation, cached: int) -> None:
-        """It runs, and `cached` of its tokens need not be computed."""
+    def admitted(self, generation: Generation, cached: int, line: Sequence[Generation]) -> None:
+        """It runs, and `cached` of its tokens need not be computed; `line` was what it was chosen from, and still waits."""
         self.waiting.remove(generation)
-        admitted(generation, cached, self.waiting)
-        if self.waiting and self.waiting[0].arrival < generation.arrival:
-            self.most_overtaken = max(self.most_overtaken, self.waiting[0].overtaken)
+        admitted(generation, cached, line, grace=self.overtake)
+        self.most_overtaken = max([self.most_overtaken, *(one.overtaken for one in line[:1])])
         if cached < generation.usable:
             self._computing.add(generation.arrival, generation.namespace, generation.key)
 

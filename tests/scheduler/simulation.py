@@ -275,6 +275,7 @@ class Simulation:
             timeout=timeout,
             tenant=rng.choice(["a", "b"]),
             priority=rng.choice([0, 0, 0, 1]),
+            program="" if self.options.policy == "fcfs" else rng.choice(["", "", "p", "q"]),
         )
         expected = complete(prompt, sampling, max_tokens, VOCABULARY)
         asked = Asked(sequence, owner, expected, poisoned=poisoned)

@@ -1,0 +1,55 @@
+"""A KV pool much too small for what is asked at once."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import httpx2
+
+from sgl_actors.actors.cache.messages import Inspect, Pool
+from sgl_actors.actors.node.client import NodeClient
+from sgl_actors.actors.node.embedded import join
+from sgl_actors.actors.tokenizer.messages import Generate, SamplingOptions
+from tests.conftest import start_node, stop_node
+
+PROGRAMS = 64
+PROMPT, OUTPUTS = 40, (8, 120)
+"""Short outputs first, so that the long ones turn out longer than expected."""
+PAGES = 2 * (PROMPT + sum(OUTPUTS))
+
+
+async def test_many_programs_in_a_pool_of_two_requests(tmp_path: Path) -> None:
+    """64 programs of two gens each, where the pool holds two requests: all finish with what they asked for, and the accounts are intact."""
+    process, record = start_node(
+        tmp_path, "actors.worker/0.class=sgl_actors.actors.worker.fake:FakeWorker", f"cache.pages={PAGES}"
+    )
+    try:
+        handle = await join(record.endpoint)
+        context = handle.context("test")
+        client = NodeClient(context)
+
+        async def program(number: int) -> int:
+            prompt = [3 + number, *range(100, 100 + PROMPT - 1)]
+            for turn, output in enumerate(OUTPUTS):
+                sampling = SamplingOptions(max_tokens=output, temperature=0.0, ignore_eos=True)
+                request = Generate(f"p{number}-{turn}", input_ids=prompt, sampling=sampling)
+                chunk = await client.complete(request, timeout=120)
+                assert chunk.completion_tokens == output
+                prompt = prompt + chunk.token_ids
+            return len(prompt)
+
+        lengths = await asyncio.gather(*(program(number) for number in range(PROGRAMS)))
+        assert lengths == [PROMPT + sum(OUTPUTS)] * PROGRAMS
+        pool = await context.call("cache", Inspect(), Pool, timeout=10)
+        assert pool.free + pool.cached + pool.leased == pool.total == PAGES
+        assert (pool.leased, pool.leases, pool.locked) == (0, 0, 0)
+        async with httpx2.AsyncClient(base_url=record.url, timeout=30) as http:
+            metrics = (await http.get("/metrics")).text
+        assert re.search(r"^sgl_actors_retracted_total\S* [1-9]", metrics, re.MULTILINE), (
+            "nobody had to give way"
+        )
+        await handle.close()
+    finally:
+        assert stop_node(process) == 0
