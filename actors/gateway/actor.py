@@ -19,6 +19,7 @@ from sgl_actors.actors.gateway.app import build_app
 from sgl_actors.actors.gateway.messages import Describe, Listening, Options
 from sgl_actors.actors.gateway.server import Server, bind
 from sgl_actors.actors.gateway.service import Service
+from sgl_actors.actors.gateway.tenants import Tenants
 from sgl_actors.actors.gateway.upstream import NodeUpstream
 from sgl_actors.actors.microkernel import Actor, Context, Message, Request
 
@@ -36,6 +37,7 @@ class GatewayActor(Actor):
             log=self.log,
             now=context.now,
             clock=time.time,
+            tenants=Tenants(context.config.get("tenants")),
             name=str(node.get("name", "node")),
         )
         self._socket: socket.socket | None = None

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sgl_actors.actors.gateway import admin, info, openapi, tokens
+from sgl_actors.actors.gateway import admin, cache, info, openapi, scheduling, tokens
 from sgl_actors.actors.gateway.errors import error_response
 from sgl_actors.actors.gateway.exchange import Door
 from sgl_actors.actors.gateway.native import generate
@@ -44,6 +44,14 @@ ROUTES = [
     Route("/server_info", info.server_info, methods=["GET"]),
     Route("/flush_cache", admin.flush_cache, methods=["GET", "POST"]),
     Route("/abort_request", admin.abort_request, methods=["POST"]),
+    Route("/cache", cache.cache, methods=["GET"]),
+    Route("/cache/pins", cache.pins, methods=["GET"]),
+    Route("/cache/pin", cache.pin, methods=["POST"]),
+    Route("/cache/pin/{name}", cache.unpin, methods=["DELETE"]),
+    Route("/cache/events", cache.events, methods=["GET"]),
+    Route("/cache/export", cache.export, methods=["GET"]),
+    Route("/scheduler", scheduling.show, methods=["GET"]),
+    Route("/scheduler", scheduling.switch, methods=["POST"]),
     Route("/health", info.health, methods=["GET"]),
     Route("/health_generate", info.health_generate, methods=["GET"]),
     Route("/metrics", info.metrics, methods=["GET"]),
@@ -56,7 +64,11 @@ def build_app(service: Service) -> Starlette:
     """The application that answers for `service`."""
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(Door, log=service.log, metrics=service.metrics, now=service.now)],
+        middleware=[
+            Middleware(
+                Door, log=service.log, metrics=service.metrics, tenants=service.tenants, now=service.now
+            )
+        ],
         exception_handlers={HTTPException: _no_route},
     )
     app.router.redirect_slashes = False

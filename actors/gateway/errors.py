@@ -13,13 +13,17 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from sgl_actors.errors import InvalidRequest, NotReady, Overloaded, SglActorsError
+from sgl_actors.errors import InvalidRequest, NotReady, Overloaded, SglActorsError, Unauthorized
+
+HEADERS: dict[type[SglActorsError], dict[str, str]] = {Unauthorized: {"WWW-Authenticate": "Bearer"}}
+"""What an error's answer has besides."""
 
 RETRY_AFTER: dict[type[SglActorsError], int] = {Overloaded: 1, NotReady: 2}
 """Seconds after which a client may try again."""
 
 TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     429: "rate_limit_error",
     499: "cancelled",
     503: "service_unavailable_error",
@@ -85,6 +89,7 @@ def error_response(error: BaseException, trace: str = "") -> Response:
     for cls, seconds in RETRY_AFTER.items():
         if isinstance(error, cls):
             headers["Retry-After"] = str(seconds)
+    headers |= HEADERS.get(type(error), {}) if isinstance(error, SglActorsError) else {}
     if status == 413:
         headers["Connection"] = "close"
     body = msgspec.json.encode(describe(error, trace))

@@ -11,9 +11,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sgl_actors.actors.cache.messages import DEFAULT
 from sgl_actors.actors.gateway.errors import ClientGone, error_response, status_of
 from sgl_actors.actors.gateway.limits import request_id
 from sgl_actors.actors.gateway.metrics import Metrics
+from sgl_actors.actors.gateway.tenants import NOBODY, OPEN, Tenant, Tenants
 from sgl_actors.errors import NotReady, SglActorsError
 
 QUIET = frozenset({"/health", "/metrics"})
@@ -27,6 +29,7 @@ class Exchange:
     Attributes:
         trace: the request id, which all actors put into their lines about it.
         began: monotonic seconds.
+        tenant: whose request it is.
         status: of the answer; 499 when the client left first.
         error: code of the error that it ended with.
         request: id of the generation in the node, "" without one.
@@ -34,6 +37,7 @@ class Exchange:
 
     trace: str
     began: float
+    tenant: Tenant = NOBODY
     status: int = 0
     error: str = ""
     request: str = ""
@@ -51,6 +55,7 @@ class Exchange:
     def facts(self) -> dict[str, str | int]:
         """What the log line says beyond route and status; empty facts are left out."""
         facts: dict[str, str | int] = {
+            "tenant": self.tenant.name if self.tenant.name != DEFAULT else "",
             "request": self.request,
             "prompts": self.prompts,
             "prompt_length": self.prompt_length,
@@ -64,19 +69,26 @@ class Exchange:
 
 
 class Door:
-    """Outermost middleware: gives each request its id, answers with its errors, counts it, logs one line."""
+    """Outermost middleware: gives each request its id and tenant, answers with its errors, counts it, logs one line."""
 
     def __init__(
-        self, app: ASGIApp, *, log: structlog.stdlib.BoundLogger, metrics: Metrics, now: Callable[[], float]
+        self,
+        app: ASGIApp,
+        *,
+        log: structlog.stdlib.BoundLogger,
+        metrics: Metrics,
+        tenants: Tenants,
+        now: Callable[[], float],
     ) -> None:
-        self._app, self._log, self._metrics, self._now = app, log, metrics, now
+        self._app, self._log, self._metrics, self._tenants, self._now = app, log, metrics, tenants, now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. Only the server's own end cancels it: then those who have no answer yet get a 503."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(request_id(Headers(scope=scope).get("x-request-id")), self._now())
+        headers = Headers(scope=scope)
+        exchange = Exchange(request_id(headers.get("x-request-id")), self._now())
         scope["exchange"] = exchange
 
         async def outgoing(message: Message) -> None:
@@ -87,6 +99,8 @@ class Door:
 
         self._metrics.running.inc()
         try:
+            if scope["path"] not in OPEN:
+                exchange.tenant = self._tenants.identify(headers)
             await self._app(scope, receive, outgoing)
         except ClientGone:
             exchange.status, exchange.error = 499, "client_gone"

@@ -15,6 +15,7 @@ from typing import cast
 
 import msgspec
 
+from sgl_actors.actors.cache.messages import DEFAULT
 from sgl_actors.actors.gateway.errors import first_of
 from sgl_actors.actors.gateway.upstream import Upstream
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Chunk, Generate, SamplingOptions
@@ -63,7 +64,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One prompt, how many answers to it, and what to report."""
+    """One prompt, how many answers to it, and what to report; in which namespace of the tenant, and how urgent."""
 
     prompt: Prompt
     sampling: SamplingOptions
@@ -71,13 +72,15 @@ class Ask:
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs_start: int = -1
+    salt: str = ""
+    priority: int = 0
 
     @property
     def needs_head(self) -> bool:
         """Whether the prompt is computed by a request of its own first."""
         return self.n > 1 and (self.prompt.is_long or self.prompt_logprobs_start >= 0)
 
-    def request(self, request_id: str, choice: int = 0) -> Generate:
+    def request(self, request_id: str, choice: int = 0, tenant: str = DEFAULT) -> Generate:
         """What to ask the node for answer number `choice`."""
         seed = self.sampling.seed
         sampling = self.sampling
@@ -93,12 +96,15 @@ class Ask:
             logprobs=self.logprobs,
             top_logprobs=self.top_logprobs,
             prompt_logprobs_start=-1 if self.needs_head else self.prompt_logprobs_start,
+            tenant=tenant,
+            salt=self.salt,
+            priority=self.priority,
         )
 
-    def head(self, request_id: str) -> Generate:
+    def head(self, request_id: str, tenant: str = DEFAULT) -> Generate:
         """The request that only computes the prompt."""
         return msgspec.structs.replace(
-            self.request(request_id),
+            self.request(request_id, tenant=tenant),
             sampling=SamplingOptions(max_tokens=0, temperature=0.0),
             prompt_logprobs_start=self.prompt_logprobs_start,
         )
@@ -121,10 +127,20 @@ class Generation:
         heads: what the prompt-only requests answered, by number of the ask.
     """
 
-    def __init__(self, node: Upstream, asks: list[Ask], *, stem: str, timeout: float, trace: str) -> None:
+    def __init__(
+        self,
+        node: Upstream,
+        asks: list[Ask],
+        *,
+        stem: str,
+        timeout: float,
+        trace: str,
+        tenant: str = DEFAULT,
+    ) -> None:
         self.asks = asks
         self.heads: dict[int, Chunk] = {}
         self._node, self._id, self._timeout, self._trace = node, stem, timeout, trace
+        self._tenant = tenant
         self._slots = asyncio.Semaphore(PARALLEL)
         self.ids = [f"{stem}-{number}" for number in range(self.choices)]
         self.ids += [self._head_id(number) for number, ask in enumerate(asks) if ask.needs_head]
@@ -171,13 +187,13 @@ class Generation:
         if ask.needs_head:
             async with self._slots:
                 head = await self._node.complete(
-                    ask.head(self._head_id(number)), timeout=self._timeout, trace=self._trace
+                    ask.head(self._head_id(number), self._tenant), timeout=self._timeout, trace=self._trace
                 )
             _raise_aborted(head, all_reasons=True)
             self.heads[number] = head
         async with asyncio.TaskGroup() as group:
             for choice in range(ask.n):
-                request = ask.request(self.ids[index + choice], choice)
+                request = ask.request(self.ids[index + choice], choice, self._tenant)
                 group.create_task(self._one(request, index + choice, head, emit, raise_abort=raise_abort))
 
     async def _one(

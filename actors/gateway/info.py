@@ -29,15 +29,16 @@ async def health(request: Request) -> Response:
 
 async def health_generate(request: Request) -> Response:
     """200 if a token can be generated; the node's error otherwise."""
-    service = service_of(request)
+    service, exchange = service_of(request), exchange_of(request)
     await service.view.check_ready()
     probe = Generate(
         f"health-{secrets.token_hex(8)}",
         text="Hi",
         sampling=SamplingOptions(max_tokens=1, temperature=0.0, seed=0),
+        tenant=exchange.tenant.name,
     )
-    trace = exchange_of(request).trace
-    await until_gone(request.receive, service.node.complete(probe, timeout=HEALTH_TIMEOUT, trace=trace))
+    work = service.node.complete(probe, timeout=HEALTH_TIMEOUT, trace=exchange.trace)
+    await until_gone(request.receive, work)
     return reply({"status": "ok"})
 
 

@@ -36,7 +36,12 @@ class Job:
         self.id, self.model = stem, model
         self.created = int(service.clock())
         self.generation = Generation(
-            service.node, asks, stem=stem, timeout=service.options.timeout, trace=exchange.trace
+            service.node,
+            asks,
+            stem=stem,
+            tenant=exchange.tenant.name,
+            timeout=service.options.timeout,
+            trace=exchange.trace,
         )
         self.answers = [Answer(index) for index in range(self.generation.choices)]
         self.began = exchange.began
@@ -68,7 +73,7 @@ class Job:
 
         metrics.requests.labels(model).inc()
         try:
-            with self._service.abortable(self._names):
+            with self._service.abortable(self._exchange.tenant.name, self._names):
                 await self.generation.run(take, raise_abort=raise_abort)
         except BaseException:
             metrics.aborted.labels(model).inc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable
 
 from sgl_actors.errors import InvalidRequest
@@ -17,6 +18,8 @@ MAX_BIASES = 4096
 MAX_TOP_LOGPROBS = 100
 MAX_CHAT_TOP_LOGPROBS = 20
 MAX_MESSAGES = 4096
+MAX_SALT = 256
+MAX_PRIORITY = 1000
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}")
 
@@ -69,6 +72,27 @@ def check_ids(ids: Iterable[int], vocabulary: int, param: str) -> None:
             raise InvalidRequest(
                 f"{param}: {token} is no token id of this model (0 to {vocabulary - 1})", param=param
             )
+
+
+def check_salt(salt: str | None, param: str = "cache_salt") -> str:
+    """A cache salt, "" for none; refuse one that is long or has control characters."""
+    if salt is None:
+        return ""
+    if len(salt) > MAX_SALT:
+        raise InvalidRequest(f"{param}: {len(salt)} characters, at most {MAX_SALT} are allowed", param=param)
+    if any(unicodedata.category(character) == "Cc" for character in salt):
+        raise InvalidRequest(f"{param}: it has control characters", param=param)
+    return salt
+
+
+def one_salt(cache_salt: str | None, extra_key: str | None) -> str:
+    """The salt of a request, checked; `extra_key` is SGLang's name for it."""
+    salt, other = check_salt(cache_salt), check_salt(extra_key, "extra_key")
+    if salt and other and salt != other:
+        raise InvalidRequest(
+            "extra_key: it is another name of cache_salt, give one of them", param="extra_key"
+        )
+    return salt or other
 
 
 def check_length(values: int, most: int, param: str) -> None:

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from sgl_actors.actors.microkernel.messages import ActorRow, Actors
+from sgl_actors.actors.node.client import prompt_counts
 
 PREFIX = "sgl_actors_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -30,7 +31,7 @@ class Metrics:
 
     def __init__(self, node: str) -> None:
         self.registry = CollectorRegistry()
-        self._own: set[str] = {"http_requests_running", "node_ready"}
+        self._own: set[str] = {"http_requests_running", "node_ready", "cache_hit_rate"}
         self._actors = ActorCollector(node, self._own)
         self.registry.register(self._actors)
         model = ("model_name",)
@@ -95,6 +96,12 @@ class ActorCollector(Collector):
         ready = GaugeMetricFamily(PREFIX + "node_ready", "Whether all actors are up.", labels=("node",))
         ready.add_metric((self._node,), float(self.actors.ready and not self.actors.draining))
         yield ready
+        prompt, cached = prompt_counts(self.actors)
+        if prompt:
+            text = "Share of all prompt tokens so far that came from the cache; over a window: rate(cached) / rate(prompt)."
+            rate = GaugeMetricFamily(PREFIX + "cache_hit_rate", text, labels=("node",))
+            rate.add_metric((self._node,), cached / prompt)
+            yield rate
         families: dict[str, Family] = {}
         for row in self.actors.rows:
             actor = row.address.partition("#")[0]

@@ -13,7 +13,13 @@ from starlette.responses import Response
 from sgl_actors.actors.gateway.body import refuse_field
 from sgl_actors.actors.gateway.generation import Ask, Prompt
 from sgl_actors.actors.gateway.job import Job
-from sgl_actors.actors.gateway.limits import MAX_TOP_LOGPROBS, check_choices, check_ids, check_stops
+from sgl_actors.actors.gateway.limits import (
+    MAX_TOP_LOGPROBS,
+    check_choices,
+    check_ids,
+    check_stops,
+    one_salt,
+)
 from sgl_actors.actors.gateway.native_types import GenerateBody, NativeSampling
 from sgl_actors.actors.gateway.native_writer import NativeItem, NativeWriter
 from sgl_actors.actors.gateway.sampling import (
@@ -39,10 +45,7 @@ UNSUPPORTED = {
     "custom_logit_processor": "code is not taken from requests",
     "token_ids_logprob": "log probabilities of given ids are not supported, top_logprobs_num is",
     "return_prompt_token_ids": "prompt ids are returned by /tokenize",
-    **{
-        name: OPENAI_UNSUPPORTED[name]
-        for name in ("lora_path", "cache_salt", "extra_key", "return_hidden_states")
-    },
+    **{name: OPENAI_UNSUPPORTED[name] for name in ("lora_path", "return_hidden_states")},
 }
 """Fields of /generate that this node cannot honour."""
 
@@ -83,11 +86,13 @@ def native_asks(body: GenerateBody, vocabulary: int, max_choices: int) -> tuple[
     starts = per_prompt(body.logprob_start_len, count, "logprob_start_len")
     tops = per_prompt(body.top_logprobs_num, count, "top_logprobs_num")
     texts = per_prompt(body.return_text_in_logprobs, count, "return_text_in_logprobs")
+    salts = per_prompt(body.cache_salt, count, "cache_salt")
+    extras = per_prompt(body.extra_key, count, "extra_key")
     check_choices(max((param.n or 1) for param in [*params, NativeSampling()] if param), count, max_choices)
     asks: list[Ask] = []
     items: list[NativeItem] = []
-    for prompt, param, logprob, start, top, text in zip(
-        prompts, params, wanted, starts, tops, texts, strict=True
+    for prompt, param, logprob, start, top, text, salt, extra in zip(
+        prompts, params, wanted, starts, tops, texts, salts, extras, strict=True
     ):
         sampling = native_sampling(param or NativeSampling(), vocabulary)
         if (top or 0) > MAX_TOP_LOGPROBS:
@@ -105,6 +110,8 @@ def native_asks(body: GenerateBody, vocabulary: int, max_choices: int) -> tuple[
                 item.wanted,
                 item.top,
                 prompt_logprobs_start=item.start,
+                salt=one_salt(salt, extra),
+                priority=body.priority or 0,
             )
         )
     return asks, items

@@ -13,6 +13,7 @@ from sgl_actors.actors.gateway.openai_types import (
     Count,
     Penalty,
     Positive,
+    Priority,
     Probability,
     Repetition,
     Seed,
@@ -59,7 +60,7 @@ class NativeSampling(msgspec.Struct, frozen=True):
 class GenerateBody(msgspec.Struct, frozen=True):
     """POST /generate: exactly one of `text` and `input_ids`, single or a list.
 
-    `sampling_params` and the fields about log probabilities are one for all or a list with one per prompt.
+    `sampling_params`, `cache_salt` (SGLang calls it `extra_key`) and the fields about log probabilities are one for all or a list with one per prompt.
     `logprob_start_len`: report the prompt's log probabilities from that index on; -1 for the output's only. Absent it
     means -1, but 0 when nothing is generated: then the prompt's are the only ones that can be meant.
     """
@@ -73,6 +74,9 @@ class GenerateBody(msgspec.Struct, frozen=True):
     top_logprobs_num: Count | list[Count | None] | None = None
     return_text_in_logprobs: bool | list[bool | None] | None = None
     stream: bool | None = None
+    cache_salt: str | list[str | None] | None = None
+    extra_key: str | list[str | None] | None = None
+    priority: Priority | None = None
 
 
 NativeLogprob = tuple[float | None, int, str | None]

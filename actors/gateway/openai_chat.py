@@ -10,7 +10,13 @@ from starlette.responses import Response
 from sgl_actors.actors.gateway.chat_writer import ChatWriter
 from sgl_actors.actors.gateway.generation import Ask, Prompt
 from sgl_actors.actors.gateway.job import Job
-from sgl_actors.actors.gateway.limits import MAX_CHAT_TOP_LOGPROBS, MAX_MESSAGES, check_choices, check_length
+from sgl_actors.actors.gateway.limits import (
+    MAX_CHAT_TOP_LOGPROBS,
+    MAX_MESSAGES,
+    check_choices,
+    check_length,
+    one_salt,
+)
 from sgl_actors.actors.gateway.openai_types import ChatRequest, ChatTurn
 from sgl_actors.actors.gateway.sampling import (
     MEDIA,
@@ -65,7 +71,15 @@ async def chat_ask(service: Service, body: ChatRequest, info: ModelInfo) -> Ask:
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     sampling = openai_sampling(body, max_tokens, info.vocabulary)
     prompt = await _prompt(service, body, messages)
-    return Ask(prompt, sampling, n, bool(body.logprobs), top)
+    return Ask(
+        prompt,
+        sampling,
+        n,
+        bool(body.logprobs),
+        top,
+        salt=one_salt(body.cache_salt, body.extra_key),
+        priority=body.priority or 0,
+    )
 
 
 async def _prompt(service: Service, body: ChatRequest, messages: list[ChatMessage]) -> Prompt:

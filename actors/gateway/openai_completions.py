@@ -12,7 +12,7 @@ from starlette.responses import Response
 from sgl_actors.actors.gateway.completion_writer import CompletionWriter
 from sgl_actors.actors.gateway.generation import Ask, Prompt
 from sgl_actors.actors.gateway.job import Job
-from sgl_actors.actors.gateway.limits import MAX_TOP_LOGPROBS, check_choices, check_ids
+from sgl_actors.actors.gateway.limits import MAX_TOP_LOGPROBS, check_choices, check_ids, one_salt
 from sgl_actors.actors.gateway.openai_types import CompletionRequest
 from sgl_actors.actors.gateway.sampling import (
     OPENAI_NEUTRAL,
@@ -70,7 +70,8 @@ def completion_asks(body: CompletionRequest, info: ModelInfo, max_choices: int) 
     sampling = openai_sampling(body, max_tokens, info.vocabulary)
     wanted = body.logprobs is not None
     start = 0 if body.echo and wanted else -1
-    return [Ask(prompt, sampling, n, wanted, body.logprobs or 0, start) for prompt in prompts]
+    salt, priority = one_salt(body.cache_salt, body.extra_key), body.priority or 0
+    return [Ask(prompt, sampling, n, wanted, body.logprobs or 0, start, salt, priority) for prompt in prompts]
 
 
 def parse_prompts(prompt: str | list[str | int | list[int]], vocabulary: int) -> list[Prompt]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from sgl_actors.actors.gateway.limits import MAX_PRIORITY
+
 MAX_COUNT = (1 << 31) - 1
 """Greatest count; what is larger can only be a mistake, and does not travel."""
 
@@ -20,6 +22,7 @@ Temperature = Annotated[float, Meta(ge=0, le=100)]
 TopK = Annotated[int, Meta(ge=-1, le=MAX_COUNT)]
 Repetition = Annotated[float, Meta(ge=0.01, le=100)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
+Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -32,6 +35,8 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     """What chat and plain completions have in common; null means absent.
 
     The second half (from `top_k` on) is no part of the OpenAI API; names are those that SGLang and vLLM use.
+    `cache_salt`, also called `extra_key`: requests share cached prefixes only with those of the same tenant and salt.
+    `priority`: higher ones are admitted first.
     """
 
     model: str | None = None
@@ -54,6 +59,9 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: list[Count] | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
+    cache_salt: str | None = None
+    extra_key: str | None = None
+    priority: Priority | None = None
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True):

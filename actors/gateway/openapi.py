@@ -7,6 +7,16 @@ from typing import Any
 
 import msgspec
 
+from sgl_actors.actors.gateway.cache_types import (
+    CacheAnswer,
+    CacheEvent,
+    PinAnswer,
+    PinBody,
+    PinsAnswer,
+    SchedulerAnswer,
+    SchedulerBody,
+    UnpinAnswer,
+)
 from sgl_actors.actors.gateway.errors import ErrorBody
 from sgl_actors.actors.gateway.native_types import AbortBody, GenerateBody, Generated
 from sgl_actors.actors.gateway.openai_types import (
@@ -18,6 +28,8 @@ from sgl_actors.actors.gateway.openai_types import (
     ModelCard,
     ModelList,
 )
+from sgl_actors.actors.gateway.sse import EventWriter, LineWriter
+from sgl_actors.actors.gateway.tenants import OPEN
 from sgl_actors.actors.gateway.tokens import (
     DetokenizeAnswer,
     DetokenizeBody,
@@ -26,6 +38,7 @@ from sgl_actors.actors.gateway.tokens import (
     TokenizerAnswer,
 )
 from sgl_actors.actors.gateway.version import VERSION
+from sgl_actors.actors.node.client import CachedEdge
 
 Struct = type[msgspec.Struct]
 
@@ -40,6 +53,14 @@ OPERATIONS: list[tuple[str, str, str, Struct | None, Struct | None, Struct | Non
     ("/tokenizer_info", "get", "Special tokens and chat template", None, TokenizerAnswer, None),
     ("/abort_request", "post", "Abort a request", AbortBody, None, None),
     ("/flush_cache", "post", "Empty the prefix cache", None, None, None),
+    ("/cache", "get", "Pages, hit rate and pins", None, CacheAnswer, None),
+    ("/cache/pins", "get", "List pins", None, PinsAnswer, None),
+    ("/cache/pin", "post", "Compute a prefix and keep it for a while", PinBody, PinAnswer, None),
+    ("/cache/pin/{name}", "delete", "Let go of a pin", None, UnpinAnswer, None),
+    ("/cache/events", "get", "What is stored and removed", None, None, CacheEvent),
+    ("/cache/export", "get", "Everything cached, as JSON lines", None, None, CachedEdge),
+    ("/scheduler", "get", "How requests are ordered", None, SchedulerAnswer, None),
+    ("/scheduler", "post", "Change how requests are ordered", SchedulerBody, SchedulerAnswer, None),
     ("/get_model_info", "get", "The model, for SGLang's clients", None, None, None),
     ("/get_server_info", "get", "The node", None, None, None),
     ("/health", "get", "Readiness", None, None, None),
@@ -48,6 +69,16 @@ OPERATIONS: list[tuple[str, str, str, Struct | None, Struct | None, Struct | Non
     ("/version", "get", "Release", None, None, None),
 ]
 """(path, method, summary, request body, answer, event of a stream)."""
+
+PARAMETERS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
+    ("/v1/models/{name}", "get"): [("name", "path", "string")],
+    ("/cache/pin/{name}", "delete"): [("name", "path", "string")],
+    ("/cache/events", "get"): [("Last-Event-ID", "header", "string")],
+    ("/cache/export", "get"): [("tokens", "query", "boolean"), ("cache_salt", "query", "string")],
+}
+"""(name, where it stands, type) of what is no part of a body."""
+LINES = frozenset({"/cache/export"})
+"""Whose streams are JSON lines, not server-sent events."""
 
 
 @functools.cache
@@ -65,7 +96,7 @@ def document() -> dict[str, Any]:
             "summary": summary,
             "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '')}",
             "responses": {
-                "200": {"description": "The answer", "content": _content(refs, answer, event)},
+                "200": {"description": "The answer", "content": _content(refs, path, answer, event)},
                 "default": {
                     "description": "An error",
                     "content": {"application/json": {"schema": refs[ErrorBody]}},
@@ -77,21 +108,32 @@ def document() -> dict[str, Any]:
                 "required": True,
                 "content": {"application/json": {"schema": refs[body]}},
             }
-        if "{name}" in path:
+        if (path, method) in PARAMETERS:
             operation["parameters"] = [
-                {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+                {"name": name, "in": where, "required": where == "path", "schema": {"type": kind}}
+                for name, where, kind in PARAMETERS[path, method]
             ]
-        paths[path] = {method: operation}
+        if path in OPEN:
+            operation["security"] = []
+        paths.setdefault(path, {})[method] = operation
     info = {"title": "sgl-actors", "version": VERSION, "description": "A node of sgl-actors over HTTP."}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
+    key = {"type": "http", "scheme": "bearer", "description": "Only for nodes with [tenants]."}
+    return {
+        "openapi": "3.1.0",
+        "info": info,
+        "paths": paths,
+        "components": {"schemas": components, "securitySchemes": {"key": key}},
+        "security": [{"key": []}, {}],
+    }
 
 
 def _content(
-    refs: dict[Struct, dict[str, Any]], answer: Struct | None, event: Struct | None
+    refs: dict[Struct, dict[str, Any]], path: str, answer: Struct | None, event: Struct | None
 ) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if answer is not None:
         content["application/json"] = {"schema": refs[answer]}
     if event is not None:
-        content["text/event-stream"] = {"schema": refs[event]}
+        kind = LineWriter.MEDIA_TYPE if path in LINES else EventWriter.MEDIA_TYPE
+        content[kind] = {"schema": refs[event]}
     return content

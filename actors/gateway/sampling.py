@@ -30,8 +30,6 @@ OPENAI_UNSUPPORTED = {
     "suffix": "text cannot be inserted before a suffix by this model",
     "chat_template": "templates come with the model, not with requests",
     "chat_template_kwargs": "the model's template takes no arguments from requests",
-    "cache_salt": "cache namespaces come with the authenticated principal, not with requests",
-    "extra_key": "cache namespaces come with the authenticated principal, not with requests",
     "lora_path": "adapters are not supported by this node",
     "prompt_logprobs": "prompt log probabilities come with echo and logprobs of /v1/completions",
     "return_token_ids": "token ids are returned by /generate",

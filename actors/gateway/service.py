@@ -17,6 +17,7 @@ from sgl_actors.actors.gateway.messages import Options
 from sgl_actors.actors.gateway.metrics import Metrics
 from sgl_actors.actors.gateway.pieces import Pieces
 from sgl_actors.actors.gateway.sse import PING_SECONDS, EventStream, EventWriter
+from sgl_actors.actors.gateway.tenants import Tenants
 from sgl_actors.actors.gateway.upstream import Upstream
 from sgl_actors.actors.gateway.view import NodeView
 from sgl_actors.errors import InvalidRequest
@@ -31,7 +32,8 @@ class Service:
         node: what is asked.
         options: `[gateway]` of node.toml.
         view: cached facts about the node.
-        running: the node's request ids by the names under which clients may abort them.
+        tenants: who may ask.
+        running: the node's request ids by tenant and the name under which it may abort them.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Service:
         log: structlog.stdlib.BoundLogger,
         now: Callable[[], float],
         clock: Callable[[], float],
+        tenants: Tenants | None = None,
         name: str = "node",
         facts: dict[str, Any] | None = None,
         ping: float = PING_SECONDS,
@@ -54,6 +57,7 @@ class Service:
             clock,
             ping,
         )
+        self.tenants = Tenants() if tenants is None else tenants
         self.name = name
         self.facts = facts or {}
         self.started = clock()
@@ -61,7 +65,7 @@ class Service:
         self.metrics = Metrics(name)
         self.pieces = Pieces(node)
         self.unknown = UnknownFields(log)
-        self.running: dict[str, list[str]] = {}
+        self.running: dict[tuple[str, str], list[str]] = {}
 
     async def read(
         self,
@@ -83,17 +87,17 @@ class Service:
         return EventStream(produce, trace=exchange.trace, on_error=exchange.fail, ping=self.ping)
 
     @contextmanager
-    def abortable(self, names: Mapping[str, list[str]]) -> Iterator[None]:
-        """While it runs, `/abort_request` finds the node's request ids by each of `names`."""
+    def abortable(self, tenant: str, names: Mapping[str, list[str]]) -> Iterator[None]:
+        """While it runs, that tenant's `/abort_request` finds the node's request ids by each of `names`."""
         for name in names:
-            if name in self.running:
+            if (tenant, name) in self.running:
                 raise InvalidRequest(f"rid: {name!r} is running already", param="rid")
-        self.running.update(names)
+        self.running.update({(tenant, name): ids for name, ids in names.items()})
         try:
             yield
         finally:
             for name in names:
-                del self.running[name]
+                del self.running[tenant, name]
 
 
 def service_of(request: Request) -> Service:

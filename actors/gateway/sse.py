@@ -56,6 +56,9 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 class EventWriter:
     """Writes the events of one stream."""
 
+    MEDIA_TYPE = "text/event-stream"
+    BEFORE, AFTER = b"data: ", b"\n\n"
+
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         self.started = False
         self._send = send
@@ -65,7 +68,7 @@ class EventWriter:
 
     async def data(self, event: msgspec.Struct) -> None:
         """Send one event as JSON; waits while the client is slow to read."""
-        await self.write(b"data: " + msgspec.json.encode(event) + b"\n\n")
+        await self.write(self.BEFORE + msgspec.json.encode(event) + self.AFTER)
 
     async def done(self) -> None:
         """Send the end marker that OpenAI and SGLang clients wait for."""
@@ -93,10 +96,15 @@ class EventWriter:
                 await self.write(b": ping\n\n")
 
 
-class EventStream(Response):
-    """A response whose events `produce` writes."""
+class LineWriter(EventWriter):
+    """Writes JSON lines; an error is the last of them."""
 
-    media_type = "text/event-stream"
+    MEDIA_TYPE = "application/x-ndjson"
+    BEFORE, AFTER = b"", b"\n"
+
+
+class EventStream(Response):
+    """A response whose events, or lines, `produce` writes; without `ping` nothing is sent in between."""
 
     def __init__(
         self,
@@ -104,9 +112,11 @@ class EventStream(Response):
         *,
         trace: str,
         on_error: Callable[[BaseException], None],
-        ping: float = PING_SECONDS,
+        ping: float | None = PING_SECONDS,
+        writer: type[EventWriter] = EventWriter,
     ) -> None:
-        self._produce = produce
+        self._produce, self._writer = produce, writer
+        self.media_type = writer.MEDIA_TYPE
         self._trace = trace
         self._on_error = on_error
         self._ping = ping
@@ -119,7 +129,7 @@ class EventStream(Response):
 
         Only the server's own end cancels it, and then it says so in the stream.
         """
-        writer = EventWriter(send, self.raw_headers)
+        writer = self._writer(send, self.raw_headers)
         try:
             await until_gone(receive, self._run(writer))
         except ClientGone:
@@ -132,6 +142,8 @@ class EventStream(Response):
             if not writer.started:
                 raise
             await self._say(writer, error)
+        if not writer.started:
+            await writer.write(b"")
         await writer.close()
 
     async def _say(self, writer: EventWriter, error: BaseException) -> None:
@@ -141,8 +153,9 @@ class EventStream(Response):
     async def _run(self, writer: EventWriter) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                pinging = group.create_task(writer.keep_alive(self._ping))
+                pings = [] if self._ping is None else [group.create_task(writer.keep_alive(self._ping))]
                 await self._produce(writer)
-                pinging.cancel()
+                for ping in pings:
+                    ping.cancel()
         except BaseExceptionGroup as errors:
             raise first_of(errors) from None

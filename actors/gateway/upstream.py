@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol
 
+from sgl_actors.actors.cache.messages import Events, Exported, Pinned, Pool
 from sgl_actors.actors.microkernel.messages import Actors, ListActors
 from sgl_actors.actors.node.client import NodeClient
-from sgl_actors.actors.scheduler.messages import FlushCache, Flushed
+from sgl_actors.actors.scheduler.messages import Configuration, Flushed
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
     Chunk,
@@ -56,6 +57,45 @@ class Upstream(Protocol):
     async def flush(self) -> Flushed:
         """Empty the prefix cache unless requests run."""
 
+    async def cache(self) -> Pool:
+        """Page accounting."""
+
+    async def pin(
+        self,
+        token_ids: Sequence[int],
+        *,
+        ttl: float,
+        name: str = ...,
+        tenant: str = ...,
+        salt: str = ...,
+        timeout: float = ...,
+        trace: str = ...,
+    ) -> Pinned:
+        """Compute a prefix and keep it."""
+
+    async def pins(self) -> list[Pinned]:
+        """Everybody's."""
+
+    async def unpin(self, pins: Sequence[Pinned]) -> None:
+        """Let go of them."""
+
+    def events(self, since: tuple[int, int] | None = ...) -> AsyncIterator[Events]:
+        """What the cache stores and removes; an async generator without end."""
+
+    def export(self, namespace: str | None = ...) -> AsyncIterator[Exported]:
+        """What is cached; an async generator."""
+
+    async def configure(
+        self,
+        *,
+        policy: str | None = ...,
+        overtake: int | None = ...,
+        sharing: bool | None = ...,
+        reuse: bool | None = ...,
+        stall: float | None = ...,
+    ) -> Configuration:
+        """Change how requests are ordered; tells what is in force."""
+
 
 class NodeUpstream(NodeClient):
     """The real node."""
@@ -67,7 +107,3 @@ class NodeUpstream(NodeClient):
     async def actors(self) -> Actors:
         """See `Upstream.actors`."""
         return await self.ctx.call("root", ListActors(), Actors, timeout=ROOT_TIMEOUT, control=True)
-
-    async def flush(self) -> Flushed:
-        """See `Upstream.flush`."""
-        return await self.ask("scheduler", FlushCache(), Flushed)

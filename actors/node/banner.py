@@ -15,6 +15,7 @@ SHORT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 BAR_WIDTH = 30
 FIRST_UNIT = 1024
 LABEL_WIDTH = 8
+KEY_HEADER = '-H "Authorization: Bearer $SGL_ACTORS_API_KEY" '
 
 
 def format_size(count: float) -> str:
@@ -35,7 +36,7 @@ def describe_start(name: str, file: str, log_dir: str) -> list[str]:
 def describe_model(info: ModelInfo) -> list[str]:
     """What is loaded, on what, and the KV budget as a sum."""
     dtype = SHORT_DTYPES.get(info.dtype, info.dtype)
-    threads = f", {_counted(info.threads, 'thread')}" if info.device == "cpu" else ""
+    threads = f", {counted(info.threads, 'thread')}" if info.device == "cpu" else ""
     return [
         _line(
             "model", f"{info.served_name} ({info.architecture}, {info.vocabulary:,} tokens in its vocabulary)"
@@ -56,14 +57,17 @@ def kv_sum(info: ModelInfo) -> str:
     return f"{tokens:,} tokens{pages} × {info.bytes_per_token:,} B = {size} ({dtype})"
 
 
-def describe_ready(url: str, served_name: str, seconds: float) -> list[str]:
+def describe_ready(url: str, served_name: str, seconds: float, *, keyed: bool = False) -> list[str]:
     """The last lines: the URL and a request to paste into a shell, if there is a gateway to take it."""
     ready = _line("ready", f"{url} after {seconds:.1f} s")
-    return [ready, "", curl(url, served_name), ""] if url.startswith("http") else [ready]
+    return [ready, "", curl(url, served_name, keyed=keyed), ""] if url.startswith("http") else [ready]
 
 
-def curl(url: str, served_name: str) -> str:
-    """A chat completion as a curl command; any name is quoted so that a shell passes it on unchanged."""
+def curl(url: str, served_name: str, *, keyed: bool = False) -> str:
+    """A chat completion as a curl command; any name is quoted so that a shell passes it on unchanged.
+
+    With `keyed` the key is taken from the shell's variable.
+    """
     body = json.dumps(
         {
             "model": served_name,
@@ -74,7 +78,7 @@ def curl(url: str, served_name: str) -> str:
     )
     return (
         f"curl {shlex.quote(url.rstrip('/') + '/v1/chat/completions')} "
-        f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
+        f"{KEY_HEADER if keyed else ''}-H 'Content-Type: application/json' -d {shlex.quote(body)}"
     )
 
 
@@ -110,8 +114,9 @@ class Progress:
             self._drawn = False
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str) -> str:
+    """``1 page``, ``23,301 pages``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _line(label: str, text: str) -> str:

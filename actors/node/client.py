@@ -6,21 +6,44 @@ the tokens received so far, so the asker sees each token once.
 
 from __future__ import annotations
 
-import asyncio
+import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import TypeVar, cast
+from typing import Any, cast, get_args, get_type_hints
 
 import msgspec
 
-from sgl_actors.actors.microkernel import Context, Message
-from sgl_actors.actors.scheduler.messages import DescribeModel
+from sgl_actors.actors.cache.messages import (
+    DEFAULT,
+    Pin,
+    Pinned,
+    pack,
+)
+from sgl_actors.actors.node.ask import Stream
+from sgl_actors.actors.node.cache_client import (
+    CacheClient,
+    CachedEdge,
+    describe_edge,
+    namespace_of,
+    prompt_counts,
+    split_namespace,
+)
+from sgl_actors.actors.node.options import LEAST_STALL
+from sgl_actors.actors.scheduler.messages import (
+    Configuration,
+    Configure,
+    DescribeModel,
+    FlushCache,
+    Flushed,
+    Options,
+)
 from sgl_actors.actors.tokenizer.messages import (
     Chunk,
     DescribeTokenizer,
     Detokenize,
     Generate,
+    SamplingOptions,
     Text,
     Texts,
     TokenIds,
@@ -28,15 +51,16 @@ from sgl_actors.actors.tokenizer.messages import (
     TokenizerInfo,
 )
 from sgl_actors.actors.worker.messages import ModelInfo
-from sgl_actors.errors import ActorDown, DeadlineExceeded, NodeGone, SglActorsError, error_class
+from sgl_actors.errors import (
+    ActorDown,
+    DeadlineExceeded,
+    InvalidRequest,
+    SglActorsError,
+    error_class,
+)
 
-RETRY_DELAY = 0.05
-"""Seconds between two looks while an actor is being restarted."""
-
-PATIENCE = 60.0
-"""Seconds that an actor may be away before who needs it gives up."""
-
-M = TypeVar("M", bound=Message)
+POLICIES = get_args(get_type_hints(Options)["policy"])
+"""Orders of admission that there are."""
 
 
 def draw_seed() -> int:
@@ -44,11 +68,8 @@ def draw_seed() -> int:
     return secrets.randbits(63)
 
 
-class NodeClient:
+class NodeClient(CacheClient):
     """Asks a node on behalf of `context`'s owner."""
-
-    def __init__(self, context: Context) -> None:
-        self.ctx = context
 
     async def generate(
         self, request: Generate, *, timeout: float = 600.0, trace: str = ""
@@ -73,7 +94,7 @@ class NodeClient:
             attempt = msgspec.structs.replace(request, output=list(received))
             failure: SglActorsError | None = None
             try:
-                stream = cast("_Stream", self.ctx.stream("tokenizer", attempt, timeout=left, trace=trace))
+                stream = cast("Stream", self.ctx.stream("tokenizer", attempt, timeout=left, trace=trace))
                 async with aclosing(stream):
                     async for message in stream:
                         chunk = _without_known(cast("Chunk", message), len(received), first=first)
@@ -86,19 +107,10 @@ class NodeClient:
                         if chunk.finish is not None:
                             return
             except ActorDown as error:
-                await self._wait_for("tokenizer", error, deadline)
+                await self.wait_for("tokenizer", error, deadline)
                 continue
             assert failure is not None, "a stream ended without a finish"
             raise failure
-
-    async def _wait_for(self, name: str, error: ActorDown, deadline: float) -> None:
-        """Return when somebody holds `name` again; raise `error` if the node is gone, or after `PATIENCE` seconds."""
-        until = min(deadline, self.ctx.now() + PATIENCE)
-        while not isinstance(error, NodeGone) and self.ctx.now() + RETRY_DELAY < until:
-            await asyncio.sleep(RETRY_DELAY)
-            if self.ctx.is_up(name):
-                return
-        raise error
 
     async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
         """Run `generate` to its end and return everything as one chunk."""
@@ -128,20 +140,91 @@ class NodeClient:
         """Special tokens and the chat template."""
         return await self.ask("tokenizer", DescribeTokenizer(), TokenizerInfo)
 
-    async def ask(self, to: str, message: Message, expect: type[M], *, timeout: float = 30.0) -> M:
-        """A call without effects, repeated while its actor is being restarted."""
-        deadline = self.ctx.now() + timeout
-        while True:
-            try:
-                return await self.ctx.call(to, message, expect, timeout=max(0.001, deadline - self.ctx.now()))
-            except ActorDown as error:
-                await self._wait_for(to, error, deadline)
+    async def pin(
+        self,
+        token_ids: Sequence[int],
+        *,
+        ttl: float,
+        name: str = "",
+        tenant: str = DEFAULT,
+        salt: str = "",
+        timeout: float = 600.0,
+        trace: str = "",
+    ) -> Pinned:
+        """Keep a prefix from eviction for `ttl` seconds, and compute it first unless it is cached.
+
+        It is pinned before, so that what cannot be held is not computed and what is computed is not evicted; if computing it
+        fails, the pin is taken back.
+
+        Args:
+            token_ids: the prefix, at least one token; whole pages of it are held.
+            ttl: seconds from when it has been computed.
+            name: pinning a live name of the same tenant and salt again replaces it; "" has the cache draw one.
+            tenant: whose requests find it.
+            salt: the `cache_salt` of those requests.
+            timeout: seconds that computing it may take.
+            trace: for the logs.
+
+        Raises:
+            SglActorsError: what the node said to computing or to holding it.
+        """
+        pin = Pin(pack(token_ids), ttl, namespace_of(tenant, salt), name)
+        pinned = await self.ask("cache", pin, Pinned)
+        if pinned.held == pinned.tokens:
+            return pinned
+        request = Generate(
+            f"pin-{secrets.token_hex(12)}",
+            input_ids=list(token_ids),
+            sampling=SamplingOptions(max_tokens=0, temperature=0.0),
+            tenant=tenant,
+            salt=salt,
+        )
+        try:
+            finish = (await self.complete(request, timeout=timeout, trace=trace)).finish
+            if finish is not None and finish.reason == "abort":
+                raise error_class(finish.code)(finish.message)
+        except SglActorsError:
+            await self.unpin([pinned])
+            raise
+        return await self.ask("cache", msgspec.structs.replace(pin, name=pinned.name), Pinned)
+
+    async def flush(self) -> Flushed:
+        """Empty the cache unless requests run or wait."""
+        return await self.ask("scheduler", FlushCache(), Flushed)
+
+    async def configure(
+        self,
+        *,
+        policy: str | None = None,
+        overtake: int | None = None,
+        sharing: bool | None = None,
+        reuse: bool | None = None,
+        stall: float | None = None,
+    ) -> Configuration:
+        """Change how the scheduler orders requests, from its next round on, and tell what is in force; None leaves a value as it is.
+
+        Raises:
+            InvalidRequest: a policy that there is not, or a number out of its range.
+        """
+        changes = Configure(cast("Any", policy), overtake, sharing, reuse, stall)
+        check_changes(changes)
+        return await self.ask("scheduler", changes, Configuration)
 
 
-class _Stream(AsyncIterator[Message]):
-    """What `Context.stream` returns: an async generator."""
-
-    async def aclose(self) -> None: ...
+def check_changes(changes: Configure) -> None:
+    """Raise `InvalidRequest` for a value that the scheduler cannot have."""
+    if changes.policy is not None and changes.policy not in POLICIES:
+        raise InvalidRequest(
+            f"policy: there is no {changes.policy!r}; there are {', '.join(POLICIES)}", param="policy"
+        )
+    if changes.overtake is not None and not 0 <= changes.overtake < 1 << 31:
+        raise InvalidRequest(
+            f"overtake: expected 0 (no limit) to {(1 << 31) - 1}, got {changes.overtake}", param="overtake"
+        )
+    if changes.stall is not None and not (changes.stall == 0 or LEAST_STALL <= changes.stall < math.inf):
+        raise InvalidRequest(
+            f"stall: expected 0 (no limit) or a number >= {LEAST_STALL}, got {changes.stall}", param="stall"
+        )
 
 
 def _without_known(chunk: Chunk, known: int, *, first: bool) -> Chunk:
@@ -171,3 +254,17 @@ def merge(one: Chunk, two: Chunk) -> Chunk:
         prompt_tokens=two.prompt_tokens or one.prompt_tokens,
         cached_tokens=max(one.cached_tokens, two.cached_tokens),
     )
+
+
+__all__ = [
+    "POLICIES",
+    "CachedEdge",
+    "NodeClient",
+    "check_changes",
+    "describe_edge",
+    "draw_seed",
+    "merge",
+    "namespace_of",
+    "prompt_counts",
+    "split_namespace",
+]

@@ -19,7 +19,15 @@ from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.gateway.messages import Options as GatewayOptions
 from sgl_actors.actors.node.models import is_packaged, resolve
 from sgl_actors.actors.node.options import DEFAULT_ACTORS, ActorSpec, NodeOptions, SupervisorOptions
-from sgl_actors.actors.node.sources import environment_spelling, from_environment, from_file, from_flags
+from sgl_actors.actors.node.sources import (
+    ACTORS,
+    TENANTS,
+    environment_spelling,
+    from_environment,
+    from_file,
+    from_flags,
+)
+from sgl_actors.actors.node.tenants import HIDDEN
 from sgl_actors.actors.node.validation import Draft
 from sgl_actors.actors.scheduler.messages import Options as SchedulerOptions
 from sgl_actors.actors.worker.messages import Options as ModelOptions
@@ -33,6 +41,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """A whole, checked configuration.
 
     Attributes:
+        tenants: SHA-256 of each one's key by name; without any there is no authentication.
         actors: the enabled ones, in the order in which they start; `process` is filled in.
         file: the node.toml it came from, "" without one.
         origins: where each value came from, by its key (``"scheduler.max_batch"``).
@@ -44,6 +53,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     scheduler: SchedulerOptions = SchedulerOptions()
     gateway: GatewayOptions = GatewayOptions()
     supervisor: SupervisorOptions = SupervisorOptions()
+    tenants: dict[str, str] = {}
     actors: dict[str, ActorSpec] = {}
     file: str = ""
     origins: dict[str, str] = {}
@@ -85,10 +95,10 @@ class NodeConfig(msgspec.Struct, frozen=True):
             raise ConfigError(f"{where}: {error.message}", param=key) from None
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
-        """Yield (key, value, origin) of every value, in the order of the file's sections."""
+        """Yield (key, value, origin) of every value, in the order of the file's sections; keys of tenants are hidden."""
         for section, values in self._sections().items():
             for key, value in _leaves(section, values):
-                yield key, value, self.origins.get(key, DEFAULT)
+                yield key, HIDDEN if section == TENANTS else value, self.origins.get(key, DEFAULT)
 
     def _sections(self) -> dict[str, Any]:
         data: dict[str, Any] = msgspec.to_builtins(self)
@@ -115,10 +125,11 @@ def load(
         ConfigError: the file cannot be read, or values are wrong; all problems found, one per line.
     """
     environ = os.environ if environ is None else environ
-    draft = Draft()
+    draft = Draft(environ, None if path is None else Path(path).absolute().parent)
     if path is not None:
         draft.add(from_file(_read(Path(path)), str(path)))
-    spellings = {environment_spelling(name): name for name in draft.actor_names()}
+    spellings = {(ACTORS, environment_spelling(name)): name for name in draft.actor_names()}
+    spellings |= {(TENANTS, environment_spelling(name)): name for name in draft.tenant_names()}
     draft.add(from_environment(environ, spellings))
     draft.add(from_flags(flags or {}, typed))
     values = draft.check()

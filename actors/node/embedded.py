@@ -54,6 +54,11 @@ class NodeHandle:
         self._numbers = itertools.count(1)
         self._roots: list[Cell] = []
 
+    @property
+    def gone(self) -> bool:
+        """Whether the node's root has ended, and with it all that could answer."""
+        return self._system.registry.node_gone
+
     def context(self, name: str) -> Context:
         """A context of this process's own, to ask with and to spawn actors under; `name` shows in logs."""
         label = f"{name}/{self._system.process}.{next(self._numbers)}"

@@ -50,7 +50,12 @@ async def _serve(config: NodeConfig) -> int:
             _print(
                 [
                     *describe_model(info),
-                    *describe_ready(node.url or node.endpoint, info.served_name, time.monotonic() - began),
+                    *describe_ready(
+                        node.url or node.endpoint,
+                        info.served_name,
+                        time.monotonic() - began,
+                        keyed=bool(config.tenants),
+                    ),
                 ]
             )
         await node.done.wait()

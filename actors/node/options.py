@@ -11,6 +11,8 @@ import msgspec
 
 START_TIMEOUT = 60.0
 WORKER_START_TIMEOUT = 600.0
+LEAST_STALL = 1.2
+"""What `[scheduler] stall` is at least if it is not 0: a step with prompt tokens takes longer than one without."""
 
 
 class NodeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

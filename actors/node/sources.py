@@ -15,6 +15,7 @@ from sgl_actors.errors import ConfigError
 
 ENV_PREFIX = "SGL_ACTORS_"
 ACTORS = "actors"
+TENANTS = "tenants"
 
 _PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _KEY = re.compile(rf"^\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
@@ -60,19 +61,24 @@ def from_file(text: str, name: str) -> list[Setting]:
     return [Setting(path, value, f"{name}:{_line_of(path, lines)}") for path, value in _flatten(data)]
 
 
-def from_environment(environ: Mapping[str, str], actor_names: Mapping[str, str]) -> list[Setting]:
+def from_environment(
+    environ: Mapping[str, str], names: Mapping[tuple[str, str], str] | None = None
+) -> list[Setting]:
     """Settings of `SGL_ACTORS_SECTION__KEY` variables.
 
-    An actor's name has its `/` and `-` as `_`: `SGL_ACTORS_ACTORS__WORKER_0__PROCESS`; `actor_names` maps those
-    spellings to names.
+    The name of an actor or tenant is in capitals, with all but letters and digits as `_`: `SGL_ACTORS_ACTORS__WORKER_0__PROCESS`;
+    `names` maps (section, that spelling in lower case) to the name.
     """
+    known = names or {}
     settings = []
     for variable, value in sorted(environ.items()):
         if not variable.startswith(ENV_PREFIX) or "__" not in variable:
             continue
         path = tuple(variable.removeprefix(ENV_PREFIX).lower().split("__"))
-        if path[0] == ACTORS and len(path) > 1:
-            path = (path[0], actor_names.get(path[1], path[1]), *path[2:])
+        if path[0] == TENANTS:
+            path = (TENANTS, "__".join(path[1:]))
+        if len(path) > 1:
+            path = (path[0], known.get((path[0], path[1]), path[1]), *path[2:])
         settings.append(Setting(path, value, f"environment {variable}", is_text=True))
     return settings
 
@@ -95,9 +101,9 @@ def split_key(key: str) -> tuple[str, ...]:
     return (section, rest) if rest else (section,)
 
 
-def environment_spelling(actor: str) -> str:
-    """How an actor's name is spelt within a variable, in lower case."""
-    return re.sub(r"[^a-z0-9]", "_", actor.lower())
+def environment_spelling(name: str) -> str:
+    """How the name of an actor or tenant is spelt within a variable, in lower case."""
+    return re.sub(r"[^a-z0-9]", "_", name.lower())
 
 
 def line_index(text: str) -> dict[tuple[str, ...], int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
@@ -15,8 +16,15 @@ from msgspec import Meta
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.gateway.messages import Options as GatewayOptions
-from sgl_actors.actors.node.options import DEFAULT_ACTORS, ActorSpec, NodeOptions, SupervisorOptions
-from sgl_actors.actors.node.sources import ACTORS, Setting
+from sgl_actors.actors.node.options import (
+    DEFAULT_ACTORS,
+    LEAST_STALL,
+    ActorSpec,
+    NodeOptions,
+    SupervisorOptions,
+)
+from sgl_actors.actors.node.sources import ACTORS, TENANTS, Setting
+from sgl_actors.actors.node.tenants import check_tenant, digest_key
 from sgl_actors.actors.scheduler.messages import Options as SchedulerOptions
 from sgl_actors.actors.worker.messages import Options as ModelOptions
 from sgl_actors.errors import ConfigError
@@ -34,6 +42,7 @@ _Count = Annotated[int, Meta(ge=1)]
 _AnyCount = Annotated[int, Meta(ge=0)]
 _Seconds = Annotated[float, Meta(gt=0)]
 _SomeSeconds = Annotated[float, Meta(ge=0)]
+_Share = Annotated[float, Meta(ge=0, le=0.9)]
 _Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", description="letters, digits, dot, dash, underscore")
 ]
@@ -52,7 +61,10 @@ RANGES: dict[str, Any] = {
     "cache.page_size": _Count,
     "cache.memory": _Count,
     "cache.pages": _AnyCount,
-    "scheduler.policy": Literal["fcfs"],
+    "cache.pinned": _Share,
+    "cache.events": _Count,
+    "scheduler.overtake": _AnyCount,
+    "scheduler.stall": Annotated[float, Meta(ge=0)],
     "scheduler.max_batch": _Count,
     "scheduler.chunk": _Count,
     "scheduler.queue": _Count,
@@ -68,6 +80,9 @@ RANGES: dict[str, Any] = {
     "actors.*.start_timeout": _Seconds,
 }
 """What a field's type alone does not say."""
+
+GAPS = {"scheduler.stall": (0.0, LEAST_STALL)}
+"""Keys whose values between the two numbers make no sense; both of them do."""
 
 SIZES = frozenset({"node.log_size", "cache.memory", "gateway.max_body"})
 """Keys in bytes, which also take "1GiB"."""
@@ -88,7 +103,9 @@ _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*\Z")
 class Draft:
     """A configuration in the making: settings are added from weak to strong, then checked as a whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, folder: Path | None = None) -> None:
+        """Keys of tenants are looked up in `environ`, and as files from `folder` on."""
+        self._environ, self._folder = environ or {}, folder or Path()
         self._settings: dict[tuple[str, ...], Setting] = {}
         self._problems: list[str] = []
 
@@ -100,6 +117,10 @@ class Draft:
     def is_text(self, key: str) -> bool:
         """Whether the value in force came from a flag or the environment."""
         return any(setting.is_text for setting in self._settings.values() if setting.key == key)
+
+    def tenant_names(self) -> list[str]:
+        """Those added so far."""
+        return [path[1] for path in self._settings if path[0] == TENANTS and len(path) > 1]
 
     def actor_names(self) -> list[str]:
         """The default actors and those added so far, in starting order."""
@@ -116,7 +137,7 @@ class Draft:
         Raises:
             ConfigError: every problem found, one per line.
         """
-        values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        values: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, TENANTS)}
         specs: dict[str, dict[str, Any]] = {name: {} for name in self.actor_names()}
         for setting in self._settings.values():
             target = specs if setting.path[0] == ACTORS else values
@@ -129,6 +150,7 @@ class Draft:
                 where, field, value = checked
                 target[where][field] = value
         actors = {name: self._actor(name, spec) for name, spec in specs.items()}
+        self._check_tenants(values[TENANTS])
         if self._problems:
             raise ConfigError("\n".join(self._problems))
         return {**values, ACTORS: {name: spec for name, spec in actors.items() if spec.pop("enabled")}}
@@ -136,10 +158,12 @@ class Draft:
     def _value(self, setting: Setting) -> tuple[str, str, Any] | None:
         """Return (section or actor, field, checked value) of one setting, None for an empty table."""
         section, *rest = setting.path
+        if section == TENANTS:
+            return self._tenant(setting)
         if not rest and section not in (*SECTIONS, ACTORS) and not isinstance(setting.value, dict):
             raise problem(setting, "a key outside any section", elsewhere=_anywhere(section))
         if section != ACTORS and section not in SECTIONS:
-            raise problem(setting, f"unknown section [{section}]", section, (*SECTIONS, ACTORS))
+            raise problem(setting, f"unknown section [{section}]", section, (*SECTIONS, TENANTS, ACTORS))
         struct = ActorSpec if section == ACTORS else SECTIONS[section]
         if len(rest) != (2 if section == ACTORS else 1):
             if setting.value == {}:
@@ -152,6 +176,36 @@ class Draft:
             raise problem(setting, "unknown key", field, fields, _elsewhere(field))
         pattern = f"{ACTORS}.*.{field}" if section == ACTORS else setting.key
         return where, field, _convert(setting, RANGES.get(pattern, fields[field]), is_size=pattern in SIZES)
+
+    def _tenant(self, setting: Setting) -> tuple[str, str, str] | None:
+        """Return (section, name, digest of the key), None for an empty table."""
+        if len(setting.path) != 2:
+            if setting.value == {}:
+                return None
+            raise problem(setting, "expected a table [tenants] with name = key lines")
+        name = setting.path[1]
+        try:
+            check_tenant(name)
+            return (
+                TENANTS,
+                name,
+                digest_key(setting.value, self._environ, Path() if setting.is_text else self._folder),
+            )
+        except ConfigError as error:
+            raise problem(setting, error.message) from None
+
+    def _check_tenants(self, digests: Mapping[str, str]) -> None:
+        """Every tenant has a key of its own, and a table that is there has somebody in it."""
+        owners: dict[str, str] = {}
+        for name, digest in digests.items():
+            other = owners.setdefault(digest, name)
+            if other != name:
+                setting = self._settings[TENANTS, name]
+                self._problems.append(problem(setting, f"the same key as {TENANTS}.{other}").message)
+        empty = self._settings.get((TENANTS,))
+        if empty is not None and not self.tenant_names() and empty.value == {}:
+            why = "nobody could use the node; add a name = key line, or leave the table out"
+            self._problems.append(problem(empty, why).message)
 
     def _actor(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         """Complete one actor's spec with its defaults."""
@@ -229,12 +283,21 @@ def _convert(setting: Setting, kind: Any, *, is_size: bool) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise problem(setting, f"expected a finite number, got {value}")
     try:
-        return msgspec.convert(value, kind)
+        return _beyond(setting, msgspec.convert(value, kind))
     except msgspec.ValidationError as error:
         choices = _choices(kind)
         if choices and isinstance(value, str):
             raise problem(setting, f"expected {_listed(choices)}, got {value!r}", value, choices) from None
         raise problem(setting, _why(kind, str(error), value)) from None
+
+
+def _beyond(setting: Setting, value: Any) -> Any:
+    """`value`, unless it lies in the gap of its key."""
+    if setting.key in GAPS:
+        low, high = GAPS[setting.key]
+        if low < value < high:
+            raise problem(setting, f"expected {low:g} or a number >= {high:g}, got {value!r}")
+    return value
 
 
 def _why(kind: Any, message: str, value: Any) -> str:

@@ -59,6 +59,27 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class Unauthorized(SglActorsError):
+    """The request has no API key that this node knows. Send one: ``Authorization: Bearer KEY``."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(SglActorsError):
+    """The request's tenant may not do that, because it concerns others. Ask whoever runs the node (the tenant ``admin``)."""
+
+    code = "forbidden"
+    status = 403
+
+
+class PinNotFound(SglActorsError):
+    """No pin of that name is there: it expired, was never made, or is another tenant's."""
+
+    code = "pin_not_found"
+    status = 404
+
+
 class ModelNotFound(SglActorsError):
     """The request names a model that this node does not serve. `/v1/models` lists what it serves."""
 

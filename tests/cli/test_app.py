@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("start", "run", "chat", "ps", "logs", "restart", "stop", "check-config", "models", "version")
+VERBS = (
+    "start", "run", "chat", "ps", "logs", "restart", "stop", "check-config", "models", "version", "scheduler", "cache",
+    "cache ls", "cache pin", "cache unpin", "cache flush", "cache export",
+)  # fmt: skip
 HEAVY = (
     "torch",
     "transformers",
@@ -52,7 +55,7 @@ def test_help_imports_nothing_heavy(home: dict[str, str], tmp_path: Path) -> Non
     probe = f"""
 import contextlib, io, sys
 from sgl_actors.cli.app import app
-for words in [["--help"]] + [[verb, "--help"] for verb in {VERBS!r}]:
+for words in [["--help"]] + [[*verb.split(), "--help"] for verb in {VERBS!r}]:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             app(words)
@@ -67,7 +70,9 @@ print(sorted(set({HEAVY!r}) & set(sys.modules)))
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("verb", ["ps", "stop", "logs", "restart cache", "chat --node x"])
+@pytest.mark.parametrize(
+    "verb", ["ps", "stop", "logs", "restart cache", "chat --node x", "cache ls", "cache pin x", "scheduler"]
+)
 def test_without_a_node_a_verb_says_so(verb: str, home: dict[str, str], tmp_path: Path) -> None:
     """One line, no traceback, exit code 1."""
     done = command(*verb.split(), env=home, cwd=tmp_path)

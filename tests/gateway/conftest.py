@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -15,6 +16,7 @@ from sgl_actors.actors.gateway.app import build_app
 from sgl_actors.actors.gateway.messages import Options
 from sgl_actors.actors.gateway.server import Server, bind
 from sgl_actors.actors.gateway.service import Service
+from sgl_actors.actors.gateway.tenants import Tenants
 from tests.gateway.fake_node import FakeNode
 
 MakeService = Callable[..., Service]
@@ -33,13 +35,26 @@ def node() -> FakeNode:
 
 @pytest.fixture
 def make_service(node: FakeNode, lines: LogCapture) -> MakeService:
-    """Makes a service with other options or another clock."""
+    """Makes a service with other options, another clock, or tenants with their keys."""
 
     def make(
-        options: Options | None = None, *, ping: float = 15.0, now: Callable[[], float] = time.monotonic
+        options: Options | None = None,
+        *,
+        ping: float = 15.0,
+        now: Callable[[], float] = time.monotonic,
+        keys: dict[str, str] | None = None,
     ) -> Service:
         log: structlog.stdlib.BoundLogger = structlog.wrap_logger(None, processors=[lines])
-        return Service(node, options or Options(port=0), log=log, now=now, clock=lambda: 1.7e9, ping=ping)
+        digests = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in (keys or {}).items()}
+        return Service(
+            node,
+            options or Options(port=0),
+            log=log,
+            now=now,
+            clock=lambda: 1.7e9,
+            tenants=Tenants(digests),
+            ping=ping,
+        )
 
     return make
 
@@ -56,10 +71,11 @@ async def client(service: Service) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-def client_of(service: Service) -> httpx2.AsyncClient:
-    """A client of the application of `service`."""
+def client_of(service: Service, key: str = "") -> httpx2.AsyncClient:
+    """A client of the application of `service`, with that key."""
     transport = httpx2.ASGITransport(app=build_app(service))
-    return httpx2.AsyncClient(transport=transport, base_url="http://gateway")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx2.AsyncClient(transport=transport, base_url="http://gateway", headers=headers)
 
 
 @pytest.fixture

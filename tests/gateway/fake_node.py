@@ -10,11 +10,14 @@ import asyncio
 import codecs
 import functools
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
+import msgspec
+
+from sgl_actors.actors.cache.messages import Edge, Event, Events, Exported, Pinned, Pool
 from sgl_actors.actors.microkernel.messages import ActorRow, Actors
-from sgl_actors.actors.node.client import merge
-from sgl_actors.actors.scheduler.messages import Finish, Flushed
+from sgl_actors.actors.node.client import check_changes, merge, namespace_of
+from sgl_actors.actors.scheduler.messages import Configuration, Configure, Finish, Flushed
 from sgl_actors.actors.tokenizer.messages import (
     ChatMessage,
     Chunk,
@@ -127,7 +130,15 @@ class FakeNode:
         self.forced: str | None = None
         self.running = 0
         self.roots = 0
-        self._seen: list[list[int]] = []
+        self.held: list[Pinned] = []
+        self.history: list[Event] = []
+        self.incarnation = 7
+        self.subscribed: list[tuple[int, int] | None] = []
+        self.edges: list[Edge] = []
+        self.cache_down = False
+        self.broken_export = False
+        self.configuration = Configuration("lpm", 8192, True, True, 3.0)
+        self._seen: list[tuple[str, list[int]]] = []
         self._live: dict[str, asyncio.Event] = {}
 
     def prompt_ids(self, request: Generate) -> list[int]:
@@ -177,7 +188,8 @@ class FakeNode:
             raise ContextLengthExceeded(
                 f"the prompt has {len(prompt)} tokens and max_tokens is {most}; together they are over the context of {CONTEXT}"
             )
-        cached = self._match(prompt, request.prompt_logprobs_start)
+        namespace = namespace_of(request.tenant, request.salt)
+        cached = self._match(namespace, prompt, request.prompt_logprobs_start)
         first = Chunk(
             0,
             [],
@@ -277,16 +289,16 @@ class FakeNode:
             completion_tokens=index + len(tokens),
         )
 
-    def _match(self, prompt: list[int], start: int) -> int:
+    def _match(self, namespace: str, prompt: list[int], start: int) -> int:
         best = 0
-        for seen in self._seen:
+        for seen in (ids for space, ids in self._seen if space == namespace):
             same = 0
             for one, two in zip(seen, prompt, strict=False):
                 if one != two:
                     break
                 same += 1
             best = max(best, same)
-        self._seen.append(prompt)
+        self._seen.append((namespace, prompt))
         return min(best, len(prompt) - 1, start if start >= 0 else len(prompt))
 
     async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
@@ -338,7 +350,7 @@ class FakeNode:
         self.roots += 1
         state = "running" if self.ready else "starting"
         rows = [
-            ActorRow("scheduler#1", "running", 1, 0, 0, 11, 1000, statistics={"num_requests_total": 3.0, "num_queue_reqs": 2.0, "node_ready": 1.0}),
+            ActorRow("scheduler#1", "running", 1, 0, 0, 11, 1000, statistics={"num_requests_total": 3.0, "num_queue_reqs": 2.0, "node_ready": 1.0, "prompt_tokens_total": 200.0, "cached_tokens_total": 150.0}),
             ActorRow("worker/0#2", state, 2, 1, 4, 12, 2000, statistics={"num_queue_reqs": 1.0}),
         ]  # fmt: skip
         return Actors(rows, self.ready, self.draining, 12.5)
@@ -349,6 +361,75 @@ class FakeNode:
             return Flushed(done=False, busy=self.running)
         self._seen.clear()
         return Flushed(done=True)
+
+    async def cache(self) -> Pool:
+        """See `Upstream.cache`."""
+        if self.cache_down:
+            raise NotReady("the cache is down")
+        return Pool(
+            1, total=100, page_size=4, free=60, cached=30, leased=10, locked=5, tokens=120, leases=2,
+            pinned=3, evicted=8,
+        )  # fmt: skip
+
+    async def pin(
+        self,
+        token_ids: Sequence[int],
+        *,
+        ttl: float,
+        name: str = "",
+        tenant: str = "default",
+        salt: str = "",
+        timeout: float = 600.0,
+        trace: str = "",
+    ) -> Pinned:
+        """See `Upstream.pin`; two of three tokens are held, and half a second has passed."""
+        ids = list(token_ids)
+        request = Generate(
+            "pin", input_ids=ids, sampling=SamplingOptions(max_tokens=0), tenant=tenant, salt=salt
+        )
+        await self.complete(request, timeout=timeout, trace=trace)
+        namespace = namespace_of(tenant, salt)
+        pinned = Pinned(name or "drawn", namespace, len(ids), len(ids) * 2 // 3, ttl - 0.5)
+        self.held = [pin for pin in self.held if (pin.name, pin.namespace) != (pinned.name, namespace)]
+        self.held.append(pinned)
+        return pinned
+
+    async def pins(self) -> list[Pinned]:
+        """See `Upstream.pins`."""
+        return self.held
+
+    async def unpin(self, pins: Sequence[Pinned]) -> None:
+        """See `Upstream.unpin`."""
+        self.held = [pin for pin in self.held if pin not in pins]
+
+    async def events(self, since: tuple[int, int] | None = None) -> AsyncIterator[Events]:
+        """See `Upstream.events`: what happened after `since` in twos, then nothing until released."""
+        self.subscribed.append(since)
+        begin = 0 if since is None else since[1]
+        for index in range(begin, len(self.history), 2):
+            part = self.history[index : index + 2]
+            yield Events(self.incarnation, index + len(part), part)
+        self.holding.set()
+        try:
+            await self.release.wait()
+        finally:
+            self.aborting.set()
+
+    async def export(self, namespace: str | None = None) -> AsyncIterator[Exported]:
+        """See `Upstream.export`, an edge per message."""
+        for edge in self.edges:
+            if namespace in (None, edge.namespace):
+                yield Exported([edge])
+        if self.broken_export:
+            raise RemoteError("the cache went down")
+
+    async def configure(self, **changes: bool | float | str | None) -> Configuration:
+        """See `Upstream.configure`."""
+        asked = Configure(**changes)  # type: ignore[arg-type]
+        check_changes(asked)
+        given = {name: value for name, value in changes.items() if value is not None}
+        self.configuration = msgspec.structs.replace(self.configuration, **given)
+        return self.configuration
 
 
 def _text(tokens: list[int]) -> str:

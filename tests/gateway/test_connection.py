@@ -81,7 +81,7 @@ async def test_silence_is_broken_by_comments(
     async with asyncio.timeout(10), client_of(service) as client, asyncio.TaskGroup() as group:
         asking = group.create_task(client.post(path, json={**body, "stream": True, "max_tokens": 3}))
         await node.holding.wait()
-        await asyncio.sleep(0.05)  # the silence itself is what is tested
+        await asyncio.sleep(0.2)  # the silence itself is what is tested
         node.release.set()
     text = asking.result().text
     assert text.count(": ping\n\n") >= 2
@@ -104,7 +104,7 @@ async def test_prefill_is_kept_alive_and_then_fails_in_the_stream(
     node.generate = late  # type: ignore[method-assign]
     async with asyncio.timeout(10), client_of(service) as client, asyncio.TaskGroup() as group:
         asking = group.create_task(client.post("/generate", json={"text": "<busy>", "stream": True}))
-        await asyncio.sleep(0.05)  # the silence itself is what is tested
+        await asyncio.sleep(0.2)  # the silence itself is what is tested
         gate.set()
     response = asking.result()
     assert response.status_code == 200

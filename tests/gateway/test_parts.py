@@ -17,7 +17,7 @@ from sgl_actors.actors.gateway.app import ROUTES
 from sgl_actors.actors.gateway.completion_writer import completion_logprobs
 from sgl_actors.actors.gateway.errors import ClientGone, first_of
 from sgl_actors.actors.gateway.generation import Ask, Generation, Prompt, choice_seed
-from sgl_actors.actors.gateway.openapi import OPERATIONS, document
+from sgl_actors.actors.gateway.openapi import OPERATIONS, PARAMETERS, document
 from sgl_actors.actors.gateway.pieces import LOWEST, Offsets, Pieces
 from sgl_actors.actors.gateway.sse import until_gone
 from sgl_actors.actors.scheduler.messages import Finish
@@ -166,6 +166,7 @@ async def test_metrics_can_be_parsed_and_count(client: httpx2.AsyncClient) -> No
     assert samples["sgl_actors_num_queue_reqs", "node", "worker/0"] == 1
     assert samples["sgl_actors_actor_restarts_total", "node", "worker/0"] == 1
     assert samples["sgl_actors_node_ready", "node"] == 1
+    assert samples["sgl_actors_cache_hit_rate", "node"] == 0.75
     assert samples["sgl_actors_actor_node_ready", "node", "scheduler"] == 1
 
 
@@ -173,9 +174,11 @@ async def test_openapi_describes_the_routes(client: httpx2.AsyncClient) -> None:
     """Every described path is routed with that method, and every reference in the document resolves."""
     described = (await client.get("/openapi.json")).json()
     assert described == document()
-    routed = {route.path.replace(":path", ""): route.methods or set() for route in ROUTES}
-    for path, method, *_ in OPERATIONS:
-        assert method.upper() in routed[path]
+    routed = {(route.path.replace(":path", ""), method) for route in ROUTES for method in route.methods or ()}
+    operations = [(path, method.upper()) for path, method, *_ in OPERATIONS]
+    assert len(set(operations)) == len(operations)
+    assert set(operations) <= routed
+    assert set(PARAMETERS) <= {(path, method.lower()) for path, method in operations}
     schemas = described["components"]["schemas"]
     assert {"ChatRequest", "CompletionRequest", "GenerateBody", "ErrorBody"} <= set(schemas)
     for reference in _references(described):

@@ -46,7 +46,7 @@ def test_every_verb_is_listed() -> None:
     verbs = set(re.findall(r"^\| `sgl-actors ([a-z-]+)", README, re.MULTILINE))
     known = {
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
-    }
+    } | {group.name for group in app.registered_groups}
     assert verbs == known
 
 

@@ -74,6 +74,8 @@ def test_the_curl_line_survives_a_shell(name: str) -> None:
     words = shlex.split(curl("http://127.0.0.1:30000/", name))
     assert words[:2] == ["curl", "http://127.0.0.1:30000/v1/chat/completions"]
     assert json.loads(words[-1])["model"] == name
+    keyed = shlex.split(curl("http://127.0.0.1:30000/", name, keyed=True))
+    assert [word for word in keyed if word not in words] == ["Authorization: Bearer $SGL_ACTORS_API_KEY"]
 
 
 @given(st.integers(0, 1 << 50), st.integers(0, 1 << 50), st.floats(0, 1e6))

@@ -20,7 +20,7 @@ from sgl_actors.actors.node.config import (
     load,
     make_runtime_dir,
 )
-from sgl_actors.actors.node.validation import RANGES, SECTIONS, SIZES, parse_size
+from sgl_actors.actors.node.validation import GAPS, RANGES, SECTIONS, SIZES, parse_size
 from sgl_actors.errors import CheckpointError, ConfigError
 
 NONE: dict[str, str] = {}
@@ -96,6 +96,21 @@ def test_values_come_from_the_strongest_source(write: Callable[[str], Path]) -> 
             "cache.memory: expected bytes or a size like \"1GiB\", got '1 GiBB'",
         ),
         ("[cache]\nmemory = '0'\n", 2, "cache.memory: expected a whole number >= 1, got 0"),
+        ("[cache]\npinned = 0.95\n", 2, "cache.pinned: expected a number <= 0.9, got 0.95"),
+        ("[cache]\nevents = 0\n", 2, "cache.events: expected a whole number >= 1, got 0"),
+        (
+            "[cache]\neviction = 'lro'\n",
+            2,
+            "cache.eviction: expected lru, lfu or priority, got 'lro', did you mean lru?",
+        ),
+        (
+            "[scheduler]\npolicy = 'lpn'\n",
+            2,
+            "scheduler.policy: expected lpm, dfs-weight, fcfs or hrrn, got 'lpn', did you mean lpm?",
+        ),
+        ("[scheduler]\novertake = -1\n", 2, "scheduler.overtake: expected a whole number >= 0, got -1"),
+        ("[scheduler]\nstall = 1.1\n", 2, "scheduler.stall: expected 0 or a number >= 1.2, got 1.1"),
+        ("[scheduler]\nsharing = 1\n", 2, "scheduler.sharing: expected true or false, got 1"),
         ("[model]\ndevice = 'gpu'\n", 2, "model.device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         (
             "[model]\ndtype = 'float23'\n",
@@ -265,7 +280,7 @@ def test_parse_size_never_raises(text: str) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from([*SECTIONS, "actors", "nope"]),
+        st.sampled_from([*SECTIONS, "tenants", "actors", "nope"]),
         st.one_of(
             st.integers(),
             st.dictionaries(
@@ -320,7 +335,7 @@ def test_every_rule_belongs_to_a_key_that_exists() -> None:
     actor_fields = {
         f"actors.*.{f}" for f in ("class", "process", "restart", "shutdown", "start_timeout", "enabled")
     }
-    assert (set(RANGES) | SIZES) - fields - actor_fields == set()
+    assert (set(RANGES) | SIZES | set(GAPS)) - fields - actor_fields == set()
 
 
 def test_every_number_of_the_file_has_a_range() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sgl_actors.cli.cache_app import Config, Json, NodeName, cache_app, scheduler
 from sgl_actors.errors import ConfigError
 
 DEFAULT_FILE = Path("node.toml")
@@ -21,11 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="The node's node.toml.", metavar="FILE")]
-NodeName = Annotated[
-    str | None, typer.Option("--node", help="Name of the node, if several run.", metavar="NAME")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str | None, typer.Option("--model", help="A name (see `models`), .gguf file or folder.")]
 Values = Annotated[
     list[str] | None,
@@ -165,6 +161,10 @@ def logs(
     )
     if not shown and not as_json:
         typer.echo("no lines" if every_run else "no lines of this run; --all looks at earlier ones", err=True)
+
+
+app.add_typer(cache_app, name="cache")
+app.command()(scheduler)
 
 
 @app.command()

@@ -1,0 +1,182 @@
+"""The verbs of `sgl-actors cache`, and `sgl-actors scheduler`: what a running node keeps, and in which order it works."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sgl_actors.errors import ConfigError
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="The node's node.toml.", metavar="FILE")]
+NodeName = Annotated[
+    str | None, typer.Option("--node", help="Name of the node, if several run.", metavar="NAME")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Tenant = Annotated[str, typer.Option("--tenant", help="Whose requests find it.", metavar="NAME")]
+Salt = Annotated[str, typer.Option("--salt", help="The cache_salt of those requests.", metavar="TEXT")]
+
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_PIN = 30
+"""Days."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+cache_app = typer.Typer(
+    help="Look at the prefix cache of the running node, and keep or drop what is in it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@cache_app.command("ls")
+def list_cache(node: NodeName = None, config: Config = None, as_json: Json = False) -> None:
+    """Show the pool, the hit rate, whose tokens are cached, and pins."""
+    import asyncio
+
+    from sgl_actors.cli.cache import show_summary, summarise
+    from sgl_actors.cli.node import find
+
+    show_summary(asyncio.run(summarise(find(node, config))), as_json=as_json, stream=sys.stdout)
+
+
+@cache_app.command()
+def pin(
+    text: Annotated[str | None, typer.Argument(help="The prefix.", metavar="TEXT")] = None,
+    file: Annotated[
+        typer.FileText | None, typer.Option("--file", help="A text file; - is stdin.", metavar="FILE")
+    ] = None,
+    messages: Annotated[
+        typer.FileText | None,
+        typer.Option(
+            "--messages", help='A chat: JSON [{"role": …, "content": …}]; - is stdin.', metavar="FILE"
+        ),
+    ] = None,
+    ttl: Annotated[str, typer.Option(help="How long: 90s, 10m, 2h, 1d.", metavar="TIME")] = "10m",
+    name: Annotated[
+        str, typer.Option(help="Pinning a name again replaces it; without one it is drawn.")
+    ] = "",
+    tenant: Tenant = "default",
+    salt: Salt = "",
+    node: NodeName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Compute a prefix unless it is cached, and keep it from eviction for a while."""
+    import asyncio
+
+    from sgl_actors.cli.cache import pin_prefix, read_prefix, show_pinned
+    from sgl_actors.cli.node import find
+
+    if sum(given is not None for given in (text, file, messages)) != 1:
+        raise ConfigError("cache pin: give one of TEXT, --file and --messages")
+    if name and not _NAME.fullmatch(name):
+        raise ConfigError(f"--name {name}: expected 1 to 64 letters, digits, dots, dashes and underscores")
+    seconds = parse_seconds(ttl)
+    prefix = read_prefix(text if file is None else file.read(), None if messages is None else messages.read())
+    record = find(node, config)
+    pinned = asyncio.run(pin_prefix(record, prefix, ttl=seconds, name=name, tenant=tenant, salt=salt))
+    show_pinned(pinned, as_json=as_json, stream=sys.stdout)
+
+
+@cache_app.command()
+def unpin(
+    name: Annotated[str, typer.Argument(help="As `cache ls` shows it.")],
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Only that tenant's.", metavar="NAME")
+    ] = None,
+    node: NodeName = None,
+    config: Config = None,
+) -> None:
+    """Let go of a pin; what it held can be evicted again."""
+    import asyncio
+
+    from sgl_actors.cli.cache import unpin_name
+    from sgl_actors.cli.node import find
+
+    gone = asyncio.run(unpin_name(find(node, config), name, tenant))
+    typer.echo(f"unpinned {name}, {sum(pin.held for pin in gone):,} tokens were held")
+
+
+@cache_app.command()
+def flush(node: NodeName = None, config: Config = None) -> None:
+    """Empty the cache, but for pins. While requests run or wait it is refused."""
+    import asyncio
+
+    from sgl_actors.cli.cache import flush_cache
+    from sgl_actors.cli.node import find
+
+    typer.echo(f"flushed, {asyncio.run(flush_cache(find(node, config))):,} tokens are left")
+
+
+@cache_app.command()
+def export(
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="With token ids, that is, with what people asked.")
+    ] = False,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Only that tenant's.", metavar="NAME")
+    ] = None,
+    salt: Salt = "",
+    node: NodeName = None,
+    config: Config = None,
+) -> None:
+    """Print everything cached as JSON lines, an edge of the tree each, parents first."""
+    import asyncio
+
+    from sgl_actors.cli.cache import export_lines
+    from sgl_actors.cli.node import find
+
+    if salt and tenant is None:
+        raise ConfigError("--salt: say whose with --tenant")
+    asyncio.run(
+        export_lines(find(node, config), tenant, salt, with_tokens=tokens, write=sys.stdout.buffer.write)
+    )
+    sys.stdout.flush()
+
+
+def scheduler(
+    policy: Annotated[
+        str | None, typer.Option(help="Order of admission: lpm, dfs-weight, fcfs or hrrn.")
+    ] = None,
+    overtake: Annotated[
+        int | None,
+        typer.Option(help="Uncached tokens of later requests that may go before a waiting one; 0: no limit."),
+    ] = None,
+    sharing: Annotated[
+        bool | None,
+        typer.Option("--sharing/--no-sharing", help="Wait for a prefix that is being computed."),
+    ] = None,
+    reuse: Annotated[bool | None, typer.Option("--reuse/--no-reuse", help="Use the cache.")] = None,
+    stall: Annotated[
+        float | None,
+        typer.Option(help="Times that a step with prompt tokens may take of one without; 0: no limit."),
+    ] = None,
+    node: NodeName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show in which order requests are admitted, or switch it while the node runs.
+
+    A restart of the scheduler goes back to node.toml.
+    """
+    import asyncio
+
+    from sgl_actors.cli.cache import configure, show_configuration
+    from sgl_actors.cli.node import find
+
+    changes = {"policy": policy, "overtake": overtake, "sharing": sharing, "reuse": reuse, "stall": stall}
+    before, now = asyncio.run(configure(find(node, config), changes))
+    show_configuration(before, now, as_json=as_json, stream=sys.stdout)
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of "90", "90s", "10m", "2h" or "1.5d"; `ConfigError` for anything else, for nothing and for more than 30 days."""
+    found = _DURATION.fullmatch(text.strip().lower())
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if not 0 < seconds <= LONGEST_PIN * UNITS["d"]:
+        raise ConfigError(f"--ttl {text}: expected a time such as 90s, 10m, 2h or 1d, {LONGEST_PIN}d at most")
+    return seconds
