@@ -60,6 +60,11 @@ class Batch:
         self._number = 0
         return running
 
+    def backlog(self) -> int:
+        """Prompt tokens that have been admitted and are in no step yet, but for those of the prompt that was admitted first."""
+        left = [one.target - one.planned for one in self.running if one.prefilling]
+        return sum(left[1:])
+
     def decoding(self) -> bool:
         """Whether somebody has its prompt behind it."""
         return any(not generation.prefilling for generation in self.running)

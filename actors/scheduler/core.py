@@ -369,7 +369,7 @@ class SchedulerCore:
         trial = len(self._quarantine)
         for generation, result in results:
             self._advance(generation, result)
-        if len(self._quarantine) != trial:
+        if step.prefill or len(self._quarantine) != trial:
             self._changes += 1
         return self._go_on()
 
@@ -561,7 +561,7 @@ class SchedulerCore:
     def _look(self) -> Grant | Match | None:
         """Where there is room and something has changed since the last time: see what the cache has of those that wait."""
         eligible = self._eligible()
-        if not eligible or self._looked == self._changes or self._grown == self._releases or self._room < 1:
+        if not eligible or self._looked == self._changes or self._grown == self._releases or not self._room:
             return None
         self._looked = self._changes
         began = self._stopwatch()
@@ -575,10 +575,11 @@ class SchedulerCore:
     def _ask_leases(self) -> Grant | None:
         """Ask for those who are next, unless the first is known not to fit."""
         eligible = self._eligible()
-        if not eligible or self._room < 1:
+        if not eligible or not self._room:
             return None
         began = self._stopwatch()
-        chosen = self.queue.choose(eligible, self._room, self.counters["computed_tokens"])
+        tokens = self.options.chunk - self.batch.backlog()
+        chosen = self.queue.choose(eligible, self._room, tokens, self.counters["computed_tokens"])
         self.order_seconds += self._stopwatch() - began
         if not chosen or self._stuck == (chosen[0].request, chosen[0].request.hint, self._releases):
             return None
@@ -596,7 +597,13 @@ class SchedulerCore:
 
     @property
     def _room(self) -> int:
-        return self.options.max_batch - len(self.batch.running)
+        """How many may be admitted now.
+
+        Nobody, while what has been admitted fills a step: who is admitted earlier than it can run only keeps pages from others, and has
+        been chosen without knowing what they leave in the cache.
+        """
+        full = self.batch.backlog() >= self.options.chunk
+        return 0 if full else max(0, self.options.max_batch - len(self.batch.running))
 
     def _eligible(self) -> list[Generation]:
         """Who may be admitted: all that wait, or while somebody is on trial those who are."""

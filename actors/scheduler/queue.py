@@ -77,8 +77,13 @@ class Queue:
         self._turn += LOOK
         return [*ordered[:LOOK], *(others + others)[start : start + LOOK]]
 
-    def choose(self, eligible: Sequence[Generation], room: int, processed: int) -> list[Choice[Generation]]:
-        """At most `room` of `eligible`, in the order in which they are to be admitted; some may be left to wait for another's prefix."""
+    def choose(
+        self, eligible: Sequence[Generation], room: int, tokens: int, processed: int
+    ) -> list[Choice[Generation]]:
+        """At most `room` of `eligible`, in the order in which they are to be admitted, until they have `tokens` to compute.
+
+        Some may be left to wait for another's prefix.
+        """
         self.deferring = False
         chosen: PrefixTrie[int] = PrefixTrie()
         choices: list[Choice[Generation]] = []
@@ -86,8 +91,11 @@ class Queue:
         grace = self.overtake
         for choice in bounded(ordered, grace, room, lambda one: self._waits(one, chosen), grace=grace):
             choices.append(choice)
+            request = choice.request
+            tokens -= request.uncached
+            if tokens <= 0:
+                break
             if self.sharing:
-                request = choice.request
                 chosen.add(request.arrival, request.namespace, request.key)
         return choices
 
