@@ -23,11 +23,11 @@ QUESTION = "Andy plants 90 geraniums and 40 fewer petunias. How many flowers doe
 async def tree(s: sgl.ProgramState, question: str, plans: int, works: int, max_tokens: int) -> list[str]:
     s += sgl.system("You solve problems in small steps.") + sgl.user(question) + sgl.assistant_begin()
     proposed = s.fork(plans)
-    proposed += "My plan: " + sgl.gen("plan", max_tokens=max_tokens, stop="\n\n") + "\n\n"
+    proposed += "My plan:" + sgl.gen("plan", max_tokens=max_tokens, stop="\n\n") + "\n\n"
     executed = [branch.fork(works) for branch in proposed]
     for group in executed:
-        group += "Step by step: " + sgl.gen("work", max_tokens=max_tokens, stop="\n\n") + "\n\n"
-        group += "Looking at it again: " + sgl.gen("check", max_tokens=max_tokens // 2, stop="\n") + "\n"
+        group += "Step by step:" + sgl.gen("work", max_tokens=max_tokens, stop="\n\n") + "\n\n"
+        group += "Looking at it again:" + sgl.gen("check", max_tokens=max_tokens // 2, stop="\n") + "\n"
         group += "So the answer is" + sgl.gen("answer", max_tokens=12, stop=["\n", ". "])
         group.join("answer")
     answers = await proposed.join("answer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import unicodedata
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, Final
@@ -17,6 +18,8 @@ MAX_SEED: Final = (1 << 63) - 1
 MAX_TIMEOUT: Final = 1e9
 """Seconds."""
 MAX_TOP_LOGPROBS: Final = 100
+MAX_PRIORITY: Final = 1000
+MAX_SALT: Final = 256
 
 COUNTS: Final = {
     "max_tokens": (0, MAX_COUNT),
@@ -123,6 +126,21 @@ def _items(where: str, name: str, value: object) -> tuple[Any, ...]:
         return tuple(value)  # type: ignore[arg-type]
     except TypeError:
         raise InvalidPrimitive(f"{where}: {name} is a list, not {value!r:.80}", param=name) from None
+
+
+def check_salt(where: str, salt: object) -> str:
+    """A cache salt, "" for none; `InvalidPrimitive` for what is long, has control characters or is no text."""
+    if (
+        not isinstance(salt, str)
+        or len(salt) > MAX_SALT
+        or any(unicodedata.category(c) == "Cc" for c in salt)
+    ):
+        raise InvalidPrimitive(
+            f"{where}: cache_salt is a string of at most {MAX_SALT} characters, none of them a control character, not {salt!r:.80}",
+            param="cache_salt",
+        )
+    check_text(f"{where}: cache_salt", salt, "cache_salt")
+    return salt
 
 
 def check_choices(name: str | None, choices: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,16 @@ from contextlib import aclosing
 from typing import Any, Concatenate, Generic, ParamSpec, cast, overload
 
 from sgl_actors.errors import ActorDown, DeadlineExceeded, ProgramError, SglActorsError
-from sgl_actors.lang.arguments import MAX_SEED, MAX_TIMEOUT, check_name, number, sampling_args, whole
+from sgl_actors.lang.arguments import (
+    MAX_PRIORITY,
+    MAX_SEED,
+    MAX_TIMEOUT,
+    check_name,
+    check_salt,
+    number,
+    sampling_args,
+    whole,
+)
 from sgl_actors.lang.batch import run_all
 from sgl_actors.lang.body import BodyOverdue, run_body
 from sgl_actors.lang.errors import BodyFailed, InvalidPrimitive
@@ -24,7 +33,10 @@ GRACE = 1.0
 P = ParamSpec("P")
 Body = Callable[Concatenate[ProgramState, P], Any]
 
-OPTIONS = frozenset({"backend", "seed", "timeout", "max_new_tokens", *SamplingArgs.__struct_fields__})
+OPTIONS = frozenset(
+    {"backend", "max_new_tokens", *RunOptions.__struct_fields__, *SamplingArgs.__struct_fields__}
+    - {"sampling"}
+)
 """Keyword arguments of `run` that are about the run, unless the body has a parameter of that name."""
 
 
@@ -124,6 +136,9 @@ class Program:
         backend: Runtime | None = None,
         seed: int | None = None,
         timeout: float = 3600.0,
+        priority: int = 0,
+        cache_salt: str = "",
+        fork_hint: bool = True,
         **options: Any,
     ) -> FinishedState:
         """Run it to its end.
@@ -133,6 +148,10 @@ class Program:
             seed: fixes every sample; the same seed gives the same tokens. 64 bits.
             timeout: seconds for the whole program; when they are over, or the caller is cancelled, all it has asked for is
                 cancelled, whatever the body does.
+            priority: requests of higher ones are admitted first, -1000 to 1000.
+            cache_salt: share cached prefixes only with what has the same salt.
+            fork_hint: have the common prefix of a fork's branches computed before they start. False leaves it to the branch that comes
+                first (for comparison; texts and samples are the same).
             options: sampling arguments for gens that do not state them (`temperature=0`, `max_tokens=64`), and
                 arguments of the body that were not bound.
 
@@ -141,7 +160,8 @@ class Program:
             BodyFailed: the body raised; `__cause__` is what it raised.
             ProgramError: `UnknownVariable`, `UnresolvedVariable`, `InvalidPrimitive`: the program is wrong.
         """
-        arguments, run_options = self._prepare(seed, timeout, options)
+        asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint)
+        arguments, run_options = self._prepare(asked, options)
         run = await (backend or default_runtime()).start(self.name, run_options)
         try:
             return await self._drive(run, arguments, timeout)
@@ -155,6 +175,9 @@ class Program:
         backend: Runtime | None = None,
         seed: int | None = None,
         timeout: float = 3600.0,
+        priority: int = 0,
+        cache_salt: str = "",
+        fork_hint: bool = True,
         **options: Any,
     ) -> AsyncGenerator[str, None]:
         """Run it and yield the text of the first variable of that name, as it is written; the program then runs to its end.
@@ -162,7 +185,8 @@ class Program:
         Raises what `run` raises; closing the iterator early cancels the program.
         """
         check_name("stream", variable)
-        arguments, run_options = self._prepare(seed, timeout, options)
+        asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint)
+        arguments, run_options = self._prepare(asked, options)
         run = await (backend or default_runtime()).start(self.name, run_options)
 
         async def drive() -> None:
@@ -209,9 +233,7 @@ class Program:
             raise BodyFailed(describe(message, self.name, "", "", await run.root.tail())) from error
         return FinishedState(await run.finish(), self.name, value, run.seed)
 
-    def _prepare(
-        self, seed: int | None, timeout: float, options: dict[str, Any]
-    ) -> tuple[dict[str, Any], RunOptions]:
+    def _prepare(self, asked: RunOptions, options: dict[str, Any]) -> tuple[dict[str, Any], RunOptions]:
         """Arguments of the body and options of the run, both checked."""
         if "max_new_tokens" in options and "max_new_tokens" not in self._signature.parameters:
             options["max_tokens"] = options.pop("max_new_tokens")
@@ -224,11 +246,16 @@ class Program:
             self._signature.bind(None, **arguments)
         except TypeError as error:
             raise InvalidPrimitive(f"{self.name}: {error}") from None
-        where = f"{self.name}: run(…)"
-        if seed is not None:
-            seed = whole(where, "seed", seed, -MAX_SEED - 1, MAX_SEED)
-        timeout = number(where, "timeout", timeout, 0.0, MAX_TIMEOUT)
-        return arguments, RunOptions(seed, timeout, sampling_args(where, sampling))
+        where, seed = f"{self.name}: run(…)", asked.seed
+        run_options = RunOptions(
+            None if seed is None else whole(where, "seed", seed, -MAX_SEED - 1, MAX_SEED),
+            number(where, "timeout", asked.timeout, 0.0, MAX_TIMEOUT),
+            sampling_args(where, sampling),
+            whole(where, "priority", asked.priority, -MAX_PRIORITY, MAX_PRIORITY),
+            check_salt(where, asked.cache_salt),
+            bool(asked.fork_hint),
+        )
+        return arguments, run_options
 
 
 @overload

@@ -98,6 +98,10 @@ class RecordedStream:
         """Has no answer."""
         raise NotRecordable(f"the body awaits what stream {self.path} holds")
 
+    async def pin(self, text: str, ttl: float, name: str) -> NoReturn:  # noqa: ARG002
+        """Has no answer."""
+        raise NotRecordable(f"the body pins what stream {self.path} holds")
+
     async def tail(self) -> str:
         """See `Stream.tail`."""
         return shorten("".join(outline(node) for node in self.nodes))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.lang.errors import ProgramError
 from sgl_actors.lang.ir import AnyNode, SamplingArgs
@@ -24,11 +25,17 @@ class RunOptions(msgspec.Struct, frozen=True):
         seed: of the whole program; None draws one. The same seed gives the same samples.
         timeout: seconds that the whole program may take.
         sampling: defaults for gens that do not state them.
+        priority: requests of higher ones are admitted first.
+        cache_salt: cached prefixes are shared only with programs and requests of the same salt.
+        fork_hint: a fork has the prefix of its branches computed before they start.
     """
 
     seed: int | None = None
     timeout: float = 3600.0
     sampling: SamplingArgs = SamplingArgs()
+    priority: int = 0
+    cache_salt: str = ""
+    fork_hint: bool = True
 
 
 class Client(Protocol):
@@ -42,6 +49,18 @@ class Client(Protocol):
 
     async def tokenize(self, request: Tokenize) -> TokenIds:
         """Ids and text of a text or a chat."""
+
+    async def pin(
+        self,
+        token_ids: Sequence[int],
+        *,
+        ttl: float,
+        name: str = "",
+        salt: str = "",
+        timeout: float = 600.0,
+        trace: str = "",
+    ) -> Pinned:
+        """Compute a prefix unless it is cached, and keep it from eviction for `ttl` seconds."""
 
 
 class Stream(Protocol):
@@ -75,6 +94,9 @@ class Stream(Protocol):
 
     async def snapshot(self) -> Outcome:
         """All that the nodes appended so far have led to; raises the stream's failure."""
+
+    async def pin(self, text: str, ttl: float, name: str) -> Pinned:
+        """Keep a text in the cache for `ttl` seconds."""
 
     async def tail(self) -> str:
         """End of the prompt as it is now; never raises."""

@@ -196,6 +196,15 @@ class ProgramState:
         """What the node reported about a variable: finish reason, tokens, scores; waits for it."""
         return await self._stream.meta(name, self._stream.length)
 
+    async def pin(self, *, ttl: float, name: str = "") -> str:
+        """Keep what this state holds from eviction for `ttl` seconds (at most 30 days), once everything added so far is done.
+
+        Programs that begin with the same text find it in the cache meanwhile; what they add may change the last tokens. Pinning under a
+        name again replaces the pin of that name. Returns the pin's name, drawn by the node if none is given.
+        """
+        text = (await self._stream.snapshot()).text
+        return (await self._stream.pin(text, ttl, name)).name
+
     async def sync(self) -> None:
         """Wait until everything added so far is done; raises if it failed."""
         await self._stream.snapshot()

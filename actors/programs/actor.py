@@ -108,6 +108,9 @@ class ProgramsActor(Actor):
             seed=message.seed,
             deadline=self.ctx.now() + timeout,
             sampling=message.sampling,
+            priority=message.priority,
+            cache_salt=message.cache_salt,
+            fork_hint=message.fork_hint,
         )
         root = self.ctx.spawn(StreamActor, setup.actor("0"), {"stream": {"setup": setup, "path": "0"}})
         request.on_cancel(lambda: self.ctx.stop(root, "asker is gone"))

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 import httpx2
 import msgspec
 
+from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.node.client import merge
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.errors import DeadlineExceeded, NotReady, ProtocolError
-from sgl_actors.lang.backends.native import Events, Plain, Tokens, failure, generate_body, tokenize_body
+from sgl_actors.lang.backends.native import (
+    Events,
+    Pin,
+    Plain,
+    Tokens,
+    failure,
+    generate_body,
+    pin_body,
+    tokenize_body,
+)
 
 CONNECTIONS = 1024
 CONNECT_TIMEOUT = 10.0
@@ -22,12 +32,15 @@ A = TypeVar("A")
 
 
 class HttpClient:
-    """Asks the node at `url`. Close it."""
+    """Asks the node at `url`, with `key` if it wants one. Close it."""
 
-    def __init__(self, url: str, transport: httpx2.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, transport: httpx2.AsyncBaseTransport | None = None, *, key: str = ""
+    ) -> None:
         self.url = url.rstrip("/")
         self._http = httpx2.AsyncClient(
             base_url=self.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
             transport=transport,
             timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
             limits=httpx2.Limits(max_connections=CONNECTIONS),
@@ -85,15 +98,37 @@ class HttpClient:
         plain = await self._ask("/detokenize", {"tokens": ids, "skip_special_tokens": False}, Plain)
         return TokenIds(ids, plain.prompt)
 
+    async def pin(
+        self,
+        token_ids: Sequence[int],
+        *,
+        ttl: float,
+        name: str = "",
+        salt: str = "",
+        timeout: float = 600.0,
+        trace: str = "",
+    ) -> Pinned:
+        """See `Client.pin`."""
+        answer = await self._ask("/cache/pin", pin_body(token_ids, ttl, name, salt), Pin, timeout, trace)
+        return Pinned(answer.name, "", answer.tokens, answer.held, answer.expires_in)
+
     async def close(self) -> None:
         """Close its connections."""
         await self._http.aclose()
 
-    async def _ask(self, path: str, body: dict[str, Any], expect: type[A]) -> A:
+    async def _ask(
+        self,
+        path: str,
+        body: dict[str, Any],
+        expect: type[A],
+        timeout: float = TOKENIZE_TIMEOUT,
+        trace: str = "",
+    ) -> A:
+        headers = {"x-request-id": trace} if trace else {}
         try:
-            response = await self._http.post(path, json=body, timeout=TOKENIZE_TIMEOUT)
+            response = await self._http.post(path, json=body, timeout=timeout, headers=headers)
         except httpx2.TimeoutException as error:
-            raise DeadlineExceeded(f"{self.url}{path}: no answer within {TOKENIZE_TIMEOUT:g} s") from error
+            raise DeadlineExceeded(f"{self.url}{path}: no answer within {timeout:g} s") from error
         except httpx2.TransportError as error:
             raise NotReady(f"{self.url}: {type(error).__name__}: {error}") from error
         if response.status_code != httpx2.codes.OK:

@@ -1,4 +1,4 @@
-"""The two primitives that ask the model: gen and select."""
+"""The primitives that ask the model, gen and select, and what a fork asks of it beforehand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
+from sgl_actors.actors.cache.messages import DEFAULT
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions, Tokenize
@@ -18,19 +19,17 @@ from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.ir import ConstantText, Gen, Select
 from sgl_actors.lang.sampling import derive_seed, resolve
 
+TAIL = 64
+"""Characters of a prompt, about 16 tokens, that are not worth a call of their own before a fork."""
+
 
 async def generate(
     stream: Stream, node: Gen, setup: Setup, timeout: float, emit: Callable[[str], None]
 ) -> None:
     """Have the model write on; `emit` gets the text piece by piece."""
-    request = Generate(
-        new_id(setup),
-        text=await setup.frames.text(stream.prompt),
-        sampling=resolve(node.sampling, setup.sampling, derive_seed(setup.seed, stream.path, stream.gens)),
-        logprobs=node.logprobs,
-        top_logprobs=node.top_logprobs,
-        program=setup.program,
-    )
+    prompt = await setup.frames.text(stream.prompt)
+    sampling = resolve(node.sampling, setup.sampling, derive_seed(setup.seed, stream.path, stream.gens))
+    request = ask(setup, sampling, text=prompt, logprobs=node.logprobs, top_logprobs=node.top_logprobs)
     stream.gens += 1
     pieces: list[str] = []
     logprobs: list[Any] = []
@@ -51,6 +50,7 @@ async def generate(
         raise error_class(finish.code or Cancelled.code)(finish.message or "the request was aborted")
     stream.count(last.prompt_tokens, cached, last.completion_tokens)
     text = "".join(pieces)
+    stream.computed = len(prompt) + len(text)
     meta: dict[str, Any] = {
         "id": request.id,
         "prompt_tokens": last.prompt_tokens,
@@ -68,17 +68,18 @@ async def generate(
 
 
 async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> str:
-    """Append the most likely choice and return it. The prompt is computed once, then all choices at the same time."""
+    """Append the most likely choice and return it.
+
+    All choices are asked for at once: the scheduler has one of them compute the prompt that they share, and the others wait for it.
+    """
     if not node.choices:
         raise InvalidPrimitive(f"select({node.name!r}): choices is empty", param="choices")
     prompt = await setup.frames.text(stream.prompt)
-    whole = [prompt + choice for choice in node.choices]
-    tokens = [
-        ids.token_ids
-        for ids in await _all([setup.client.tokenize(Tokenize(text)) for text in (prompt, *whole)])
+    asks = [
+        Tokenize(text, tenant=DEFAULT, salt=setup.cache_salt)
+        for text in (prompt, *(prompt + choice for choice in node.choices))
     ]
-    if len(tokens[0]) > 0:
-        await prefill(stream, tokens[0], setup, timeout)
+    tokens = [ids.token_ids for ids in await _all([setup.client.tokenize(one) for one in asks])]
     starts = [first_difference(tokens[0], ids) for ids in tokens[1:]]
     scored = await _all(
         [score(ids, start, setup, timeout) for ids, start in zip(tokens[1:], starts, strict=True)]
@@ -90,6 +91,7 @@ async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> 
     except ValueError as error:
         raise InvalidPrimitive(f"select({node.name!r}): {error}") from None
     choice = node.choices[decision.index]
+    stream.computed = len(prompt) + len(choice)
     meta = {
         "scores": dict(zip(node.choices, decision.scores, strict=True)),
         "lengths": dict(zip(node.choices, decision.lengths, strict=True)),
@@ -106,33 +108,34 @@ async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> 
     return choice
 
 
-async def prefill(stream: Stream, prefix: str | list[int], setup: Setup, timeout: float) -> None:
-    """Have the node compute a prefix, so that what follows finds it in the cache."""
-    request = Generate(
-        new_id(setup),
-        text=prefix if isinstance(prefix, str) else None,
-        input_ids=None if isinstance(prefix, str) else prefix,
-        sampling=SamplingOptions(max_tokens=0, seed=0),
-        program=setup.program,
-    )
-    chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program)
-    stream.count(chunk.prompt_tokens, chunk.cached_tokens, 0)
+async def precompute(stream: Stream, prompt: str, setup: Setup, timeout: float) -> None:
+    """Have the node compute a prompt that several will go on from, unless all but a short tail has been computed already."""
+    if len(prompt) - stream.computed > TAIL:
+        request = ask(setup, SamplingOptions(max_tokens=0, seed=0), text=prompt)
+        chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program)
+        stream.count(chunk.prompt_tokens, chunk.cached_tokens, 0)
+        stream.computed = len(prompt)
 
 
 async def score(tokens: list[int], start: int, setup: Setup, timeout: float) -> Chunk:
     """Log probabilities of tokens[start:]."""
     sampling = SamplingOptions(max_tokens=0, temperature=0.0, seed=0)
-    request = Generate(
-        new_id(setup), input_ids=tokens, sampling=sampling, prompt_logprobs_start=start, program=setup.program
-    )
+    request = ask(setup, sampling, input_ids=tokens, prompt_logprobs_start=start)
     chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program)
     assert all(entry.logprob is None or math.isfinite(entry.logprob) for entry in chunk.prompt_logprobs)
     return chunk
 
 
-def new_id(setup: Setup) -> str:
-    """A request id that shows its program."""
-    return f"{setup.program}-{secrets.token_hex(8)}"
+def ask(setup: Setup, sampling: SamplingOptions, **fields: Any) -> Generate:
+    """A request of this program; its id shows whose it is."""
+    return Generate(
+        f"{setup.program}-{secrets.token_hex(8)}",
+        sampling=sampling,
+        program=setup.program,
+        salt=setup.cache_salt,
+        priority=setup.priority,
+        **fields,
+    )
 
 
 async def _all(coroutines: list[Any]) -> list[Any]:

@@ -68,6 +68,11 @@ class LocalKernel:
     def __init__(self, system: System) -> None:
         self._system = system
 
+    @property
+    def gone(self) -> bool:
+        """Whether it was told that its node has ended; without a node, it never is."""
+        return self._system.registry.node_gone
+
     def context(self, name: str) -> Context:
         """A client's context."""
         return self._system.spawn(Outside, name).context

@@ -43,11 +43,16 @@ class Appended(Message):
 
 
 class Begin(Message):
-    """Cast by the parent: start with this prompt and these variables; with a `failure`, fail."""
+    """Cast by the parent: start with this prompt and these variables; with a `failure`, fail.
+
+    Attributes:
+        computed: leading characters of the prompt's text whose KV the node has computed.
+    """
 
     prompt: Prompt
     variables: dict[str, Any] = {}
     failure: Failure | None = None
+    computed: int = 0
 
 
 class Read(Message):
@@ -126,6 +131,7 @@ class RunGraph(Message):
         seed: of its samples.
         sampling: defaults for its gens.
         timeout: seconds it may take.
+        priority, cache_salt, fork_hint: see `RunOptions`.
     """
 
     graph: Graph
@@ -133,6 +139,9 @@ class RunGraph(Message):
     seed: int = 0
     sampling: SamplingArgs = SamplingArgs()
     timeout: float = 600.0
+    priority: int = 0
+    cache_salt: str = ""
+    fork_hint: bool = True
 
 
 class ProgramStarted(Message):

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
+from sgl_actors.actors.cache.messages import DEFAULT, Pinned
 from sgl_actors.actors.microkernel import Address, Context
 from sgl_actors.actors.programs.messages import (
     Append,
@@ -32,6 +33,7 @@ from sgl_actors.actors.programs.messages import (
 )
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream_actor import StreamActor
+from sgl_actors.actors.tokenizer.messages import Tokenize
 from sgl_actors.errors import DeadlineExceeded, RemoteError, SglActorsError
 from sgl_actors.lang.errors import StreamEnded
 from sgl_actors.lang.ir import AnyNode, Fork, Join
@@ -111,6 +113,13 @@ class LiveStream:
         outcome = await self._settled() or (await self._ask(Snapshot(), Report)).outcome
         self._open(Value(failure=outcome.failure))
         return outcome
+
+    async def pin(self, text: str, ttl: float, name: str) -> Pinned:
+        """See `Stream.pin`."""
+        client, salt, timeout = self._run.setup.client, self._run.setup.cache_salt, self._run.left()
+        ids = (await client.tokenize(Tokenize(text, tenant=DEFAULT, salt=salt))).token_ids
+        trace = self._run.setup.program
+        return await client.pin(ids, ttl=ttl, name=name, salt=salt, timeout=timeout, trace=trace)
 
     async def tail(self) -> str:
         """See `Stream.tail`."""

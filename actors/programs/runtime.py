@@ -16,20 +16,23 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from sgl_actors.actors.microkernel import Context
-from sgl_actors.actors.programs.messages import ListPrograms, ProgramEnded, Programs, ProgramStarted
+from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
 from sgl_actors.actors.programs.program import LiveRun
 from sgl_actors.actors.programs.setup import Frames, Setup
-from sgl_actors.errors import ActorDown, ConfigError, NodeGone
+from sgl_actors.errors import ConfigError
 from sgl_actors.lang.protocols import Client, RunOptions
 
 PROGRAMS = "programs"
-NOBODY = "nobody"
-"""A name that no actor has."""
+KEY_VARIABLE = "SGL_ACTORS_API_KEY"
 CLOSE_TIMEOUT = 15.0
 
 
 class NodeHandle(Protocol):
     """A node this process takes part in (`actors.node.embedded`)."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the node has ended: nothing that is asked there will be answered."""
 
     def context(self, name: str) -> Context:
         """A client's context there, by a name of its own."""
@@ -57,16 +60,6 @@ class Opened:
     frames: Frames
     tells: bool
     runs: int = 0
-
-    async def gone(self) -> bool:
-        """Whether its node has ended. The kernel says so at once, of any name; nothing is sent."""
-        try:
-            await self.context.call(NOBODY, ListPrograms(), Programs)
-        except NodeGone:
-            return True
-        except ActorDown:
-            return False
-        return False
 
     async def close(self) -> None:
         """Leave the node."""
@@ -108,7 +101,7 @@ class Backend:
             self._loop, self._lock, self._opened = loop, asyncio.Lock(), None
             self._lost, self._keeper = [], None
         async with self._lock:
-            if self._opened is not None and await self._opened.gone():
+            if self._opened is not None and self._opened.handle.gone:
                 self._lost.append(self._opened)
                 self._opened = None
             for lost in [one for one in self._lost if not one.runs]:
@@ -150,6 +143,9 @@ class Backend:
             seed=secrets.randbits(63) if options.seed is None else options.seed,
             deadline=context.now() + options.timeout,
             sampling=options.sampling,
+            priority=options.priority,
+            cache_salt=options.cache_salt,
+            fork_hint=options.fork_hint,
         )
 
         def tell_end(code: str) -> None:
@@ -187,15 +183,19 @@ class Node(Backend):
 class Connection(Backend):
     """A node that runs elsewhere. Made by `connect`."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        super().__init__(lambda: _open_endpoint(endpoint), f"Connection to {endpoint}")
+    def __init__(self, endpoint: str, key: str = "") -> None:
+        self.endpoint, self.key = endpoint, key
+        super().__init__(lambda: _open_endpoint(endpoint, key), f"Connection to {endpoint}")
 
 
-def connect(endpoint: str) -> Connection:
+def connect(endpoint: str, *, api_key: str | None = None) -> Connection:
     """Have programs run against a node that is running: ``http://host:port``, or its ZMQ address ``ipc://…``, ``tcp://…``.
 
     It is the default from here on, and is opened on first use; `async with connect(…)` opens it now and closes it at the end.
+
+    Args:
+        endpoint: the node's address.
+        api_key: for a node with tenants, over HTTP; without it $SGL_ACTORS_API_KEY.
 
     Raises:
         ConfigError: no such kind of address.
@@ -204,17 +204,17 @@ def connect(endpoint: str) -> Connection:
         raise ConfigError(
             f"connect: {endpoint!r} is no address of a node: http://host:port, ipc://path or tcp://host:port"
         )
-    connection = Connection(endpoint)
+    connection = Connection(endpoint, os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
     _stack.append(connection)
     return connection
 
 
-async def _open_endpoint(endpoint: str) -> tuple[NodeHandle, Callable[[Context], Client], bool]:
+async def _open_endpoint(endpoint: str, key: str) -> tuple[NodeHandle, Callable[[Context], Client], bool]:
     if endpoint.startswith("http"):
         from sgl_actors.actors.programs.http_client import HttpClient
         from sgl_actors.actors.programs.local_kernel import open_kernel
 
-        return await open_kernel(), lambda _context: HttpClient(endpoint), False
+        return await open_kernel(), lambda _context: HttpClient(endpoint, key=key), False
     from sgl_actors.actors.node.client import NodeClient
     from sgl_actors.actors.node.embedded import join
 

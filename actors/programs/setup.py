@@ -57,6 +57,7 @@ class Setup:
         name: for people.
         seed: of all its samples.
         deadline: on the kernel's clock.
+        sampling, priority, cache_salt, fork_hint: see `RunOptions`.
     """
 
     program: str
@@ -66,6 +67,9 @@ class Setup:
     seed: int
     deadline: float
     sampling: SamplingArgs = field(default_factory=SamplingArgs)
+    priority: int = 0
+    cache_salt: str = ""
+    fork_hint: bool = True
 
     def actor(self, path: str) -> str:
         """Name of the stream actor at `path`."""

@@ -45,6 +45,7 @@ class Stream:
         variables, meta, own: see `Outcome`.
         results: what joins collected, by number.
         gens: how many model calls that sample have been made: with the path it fixes their seeds.
+        computed: leading characters of the prompt's text whose KV the node has computed, by this stream or the one it was forked from.
         failure: set once; nothing is done after it.
     """
 
@@ -59,6 +60,7 @@ class Stream:
         self.results: dict[int, Any] = {}
         self.usage = Usage()
         self.gens = 0
+        self.computed = 0
         self.failure: Failure | None = None
         self._steps: deque[Step] = deque()
         self._lost: list[Step] = []

@@ -101,8 +101,8 @@ class StreamActor(Actor):
         match message:
             case Append(nodes):
                 return self._append(nodes)
-            case Begin(prompt, variables, failure):
-                self._stream.prompt, self._begun = prompt.copy(), True
+            case Begin(prompt, variables, failure, computed):
+                self._stream.prompt, self._stream.computed, self._begun = prompt.copy(), computed, True
                 self._stream.variables.update(variables)
                 if failure is not None:
                     self._fail(failure)
@@ -281,16 +281,13 @@ class StreamActor(Actor):
 
     async def _fork(self, number: int) -> None:
         """Let the children start, once what they share is in the cache."""
-        children = self._forks[number]
-        if len(children) > 1 and not self._stream.prompt.empty:
-            text = await self._setup.frames.text(self._stream.prompt)
-            await interpreter.prefill(self._stream, text, self._setup, self._left())
+        children, stream, setup = self._forks[number], self._stream, self._setup
+        if setup.fork_hint and len(children) > 1 and not stream.prompt.empty:
+            text = await setup.frames.text(stream.prompt)
+            await interpreter.precompute(stream, text, setup, self._left())
         for child in children:
-            self.ctx.cast(
-                child,
-                Begin(self._stream.prompt.copy(), dict(self._stream.variables)),
-                trace=self._setup.program,
-            )
+            begin = Begin(stream.prompt.copy(), dict(stream.variables), computed=stream.computed)
+            self.ctx.cast(child, begin, trace=setup.program)
 
     async def _join(self, number: int, node: Join) -> None:
         outcomes = await self._collect(node.fork)

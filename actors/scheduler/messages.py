@@ -27,7 +27,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     policy: Literal["lpm", "dfs-weight", "fcfs", "hrrn"] = "lpm"
-    overtake: int = 8192
+    overtake: int = 1024
     sharing: bool = True
     reuse: bool = True
     overlap: bool = False

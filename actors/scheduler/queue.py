@@ -13,8 +13,8 @@ from sgl_actors.actors.scheduler.prefix_trie import PrefixTrie
 
 LOOK = 64
 """Requests of which a round looks up what the cache has: that many of the first in line, and as many of the others in turn."""
-SENIORITY = 16
-"""A program's calls stand in line where it began, but no further ahead of their arrival than that many times `overtake` tokens."""
+SENIORITY = 1 << 16
+"""A program's calls stand in line where it began, but no further ahead of their arrival than that many computed tokens."""
 PROGRAMS = 4096
 """Programs of which it is known where they began."""
 SHARED = 16
@@ -51,7 +51,7 @@ class Queue:
         program = (generation.namespace, generation.spec.program)
         if generation.spec.program:
             began = self._programs.setdefault(program, processed)
-            generation.place = max(began, processed - SENIORITY * self.overtake)
+            generation.place = max(began, processed - SENIORITY)
             self._programs.move_to_end(program)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)

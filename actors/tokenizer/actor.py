@@ -196,9 +196,10 @@ class TokenizerActor(Actor):
     def _rejoin(self, live: _Stream, message: Generate, sequence: Sequence, request: Request) -> None:
         """A new asker takes over a live request, if it asks for the very same."""
         known = live.generation.sequence
-        same = (known.prompt, known.tenant, known.logprobs, live.generation.options) == (
+        same = (known.prompt, known.tenant, known.salt, known.logprobs, live.generation.options) == (
             sequence.prompt,
             sequence.tenant,
+            sequence.salt,
             sequence.logprobs,
             message.sampling,
         )

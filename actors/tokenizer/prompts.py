@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
 
 from sgl_actors.actors.tokenizer.chat_template import ChatTemplate
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Generate, TokenIds, Tokenize
-from sgl_actors.actors.tokenizer.retokenise import retokenise
+from sgl_actors.actors.tokenizer.prompt_memory import Key, PromptMemory
+from sgl_actors.actors.tokenizer.retokenise import retokenise, utf8
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
 from sgl_actors.errors import ContextLengthExceeded, InvalidRequest
-
-REMEMBERED = 128
-"""Programs whose last prompt is remembered."""
 
 
 class Prompts:
     """Encodes prompts; may be used from several threads.
 
-    The next prompt of a program mostly continues its last one, so the ids of that are kept and only what follows the last
-    seam is encoded anew (`retokenise`). The ids are the same with and without.
+    A prompt mostly goes on from an earlier one, so the ids of those are remembered and only what follows the last seam is encoded
+    anew (`retokenise`). The ids are the same with and without.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -31,7 +28,7 @@ class Prompts:
             self._template = _template(vocabulary)
         except InvalidRequest as error:
             self._template = error
-        self._last: OrderedDict[str, list[int]] = OrderedDict()
+        self._memory = PromptMemory()
         self._lock = Lock()
 
     def ids(self, request: Generate) -> list[int]:
@@ -46,7 +43,7 @@ class Prompts:
             text = self.render(request.messages, continue_final=request.continue_final)
         else:
             text = request.text or ""
-        return self._encode(text, request.program)
+        return self._encode(text, request.tenant, request.salt)
 
     def tokenise(self, request: Tokenize) -> TokenIds:
         """Ids and text of what is asked.
@@ -64,6 +61,8 @@ class Prompts:
             )
         else:
             text = request.text or ""
+        if request.tenant and not request.add_special_tokens:
+            return TokenIds(self._encode(text, request.tenant, request.salt), text)
         return TokenIds(self.vocabulary.encode(text, add_special_tokens=request.add_special_tokens), text)
 
     def render(
@@ -80,24 +79,21 @@ class Prompts:
             messages, add_generation_prompt=add_generation_prompt, continue_final=continue_final
         )
 
-    def _encode(self, text: str, program: str) -> list[int]:
-        if not program:
-            return self.vocabulary.encode(text)
+    def _encode(self, text: str, tenant: str, salt: str) -> list[int]:
+        """Ids of a text, from those of the text that shares most with it."""
+        vocabulary, key = self.vocabulary, Key(tenant, salt, utf8(text))
+        if not vocabulary.seams:
+            return vocabulary.encode(text)
         with self._lock:
-            last = self._last.pop(program, [])
-        try:
-            keep, new = retokenise(self.vocabulary, last, text, canonical=len(last))
-        except UnicodeEncodeError:
-            raise InvalidRequest(
-                "the text is not valid Unicode: it holds surrogates", param="prompt"
-            ) from None
-        ids = last[:keep] + new
-        if sum(map(len, self.vocabulary.bytes_of(ids))) != len(text.encode()):
-            return ids  # not the ids of their own text: bytes without a token, a normalised text
-        with self._lock:
-            self._last[program] = ids
-            if len(self._last) > REMEMBERED:
-                self._last.popitem(last=False)
+            old, old_ids = self._memory.closest(key)
+        keep, new = retokenise(vocabulary, old_ids, text, canonical=len(old_ids), old_bytes=old)
+        ids = [*old_ids[:keep], *new]
+        kept = len(old) - sum(map(len, vocabulary.bytes_of(old_ids[keep:])))
+        if (
+            b"".join(vocabulary.bytes_of(new)) == key.text[kept:]
+        ):  # else bytes without a token, a normalised text
+            with self._lock:
+                self._memory.keep(key, ids)
         return ids
 
 

@@ -92,6 +92,10 @@ class Seams:
     tokens: frozenset[int]
     at_space: bool
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.tokens) or self.at_space
+
 
 def load(path: str | Path) -> Vocabulary:
     """Load the vocabulary of a .gguf file or a Hugging Face folder.

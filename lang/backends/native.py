@@ -1,4 +1,4 @@
-"""A node's native HTTP endpoints (`/generate`, `/tokenize`, `/detokenize`) as messages, without I/O.
+"""A node's native HTTP endpoints (`/generate`, `/tokenize`, `/detokenize`, `/cache/pin`) as messages, without I/O.
 
 Requests become JSON bodies, answers become the same `Chunk`s and `TokenIds` that a node's actors send, so that a program cannot
 tell over which way it talks.
@@ -6,7 +6,7 @@ tell over which way it talks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -62,6 +62,15 @@ class Plain(msgspec.Struct, frozen=True):
     prompt: str
 
 
+class Pin(msgspec.Struct, frozen=True):
+    """Answer of `/cache/pin`."""
+
+    name: str
+    tokens: int
+    held: int
+    expires_in: float
+
+
 _answers = msgspec.json.Decoder(Answer)
 
 
@@ -74,7 +83,13 @@ def generate_body(request: Generate) -> dict[str, Any]:
             params[RENAMED.get(name, name)] = list(value) if isinstance(value, tuple) else value
     if "logit_bias" in params:
         params["logit_bias"] = {str(token): bias for token, bias in request.sampling.logit_bias}
-    prompt = {"text": request.text} if request.text is not None else {"input_ids": request.input_ids}
+    prompt: dict[str, Any] = (
+        {"text": request.text} if request.text is not None else {"input_ids": request.input_ids}
+    )
+    if request.salt:
+        prompt["cache_salt"] = request.salt
+    if request.priority:
+        prompt["priority"] = request.priority
     wanted = request.logprobs or request.prompt_logprobs_start >= 0
     body: dict[str, Any] = {**prompt, "sampling_params": params, "rid": request.id, "stream": True}
     if wanted:
@@ -95,6 +110,12 @@ def tokenize_body(request: Tokenize) -> dict[str, Any]:
         "add_generation_prompt": request.add_generation_prompt,
         "continue_final_message": request.continue_final,
     }
+
+
+def pin_body(token_ids: Sequence[int], ttl: float, name: str, salt: str) -> dict[str, Any]:
+    """Body of `POST /cache/pin`."""
+    named = {"name": name, "cache_salt": salt}
+    return {"input_ids": list(token_ids), "ttl": ttl, **{key: value for key, value in named.items() if value}}
 
 
 class Events:

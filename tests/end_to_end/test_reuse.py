@@ -29,8 +29,10 @@ Answer: Warsaw
 
 
 class Call(NamedTuple):
-    """One request that has ended: texts of prompt and prompt + output, how many tokens both have, and how much was cached."""
+    """One request that has ended: how many of its program's had ended when it began; texts of prompt and prompt + output, how many tokens
+    both have, and how much was cached."""
 
+    after: int
     prompt: str
     whole: str
     prompt_tokens: int
@@ -48,6 +50,8 @@ class Recorder(NodeClient):
     async def generate(
         self, request: Generate, *, timeout: float = 600.0, trace: str = ""
     ) -> AsyncIterator[Chunk]:
+        calls = self.calls[request.program.rpartition("-")[0]]
+        after = len(calls)
         whole: Chunk | None = None
         async for chunk in super().generate(request, timeout=timeout, trace=trace):
             whole = chunk if whole is None else merge(whole, chunk)
@@ -57,15 +61,17 @@ class Recorder(NodeClient):
         if prompt is None:
             prompt = await self.detokenize(whole.prompt_ids)
         tokens = whole.prompt_tokens + whole.completion_tokens
-        call = Call(prompt, prompt + whole.text, whole.prompt_tokens, tokens, whole.cached_tokens)
-        self.calls[request.program.rpartition("-")[0]].append(call)
+        calls.append(
+            Call(after, prompt, prompt + whole.text, whole.prompt_tokens, tokens, whole.cached_tokens)
+        )
 
     def reuse(self, program: str) -> tuple[float, int]:
         """Share of the tokens with KV that a call's predecessor left (all of its prompt and output but the last one), and how many
         calls had a predecessor: an earlier call whose prompt and output the new prompt begins with."""
         used = held = count = 0
-        for number, call in enumerate(self.calls[program]):
-            before = [one for one in self.calls[program][:number] if call.prompt.startswith(one.whole)]
+        for call in self.calls[program]:
+            ended = self.calls[program][: call.after]
+            before = [one for one in ended if call.prompt.startswith(one.whole)]
             if before:
                 last = max(before, key=lambda one: (len(one.whole), one.tokens))
                 left = min(last.tokens - 1, call.prompt_tokens - 1)
@@ -168,7 +174,35 @@ async def test_programs_reuse_what_they_have_computed(node: NodeRecord) -> None:
         await asyncio.gather(*(program.bind().run(backend=backend, temperature=0.0) for program in PROGRAMS))
     found = {program.name: clients[0].reuse(program.name) for program in PROGRAMS}
     assert {name: count for name, (_, count) in found.items()} == {
-        "chat": 3, "react": 6, "judge": 28, "numbers": 6, "code": 3, "languages": 4,
+        "chat": 3, "react": 6, "judge": 19, "numbers": 6, "code": 3, "languages": 4,
     }, found  # fmt: skip
     assert sum(share for share, _ in found.values()) / len(found) >= 0.99, found
-    assert min(found.values())[0] >= 0.97, found
+    assert min(found.values())[0] >= 0.95, found
+
+
+@sgl.function
+async def branches(s: sgl.ProgramState, name: str) -> str:
+    s += f"The bees of {name} know many flowers, and tell each other in which direction and how far away they are."
+    pinned = await s.pin(ttl=30, name=name)
+    group = s.fork(2)
+    group += lambda i: f" Number {i} of the flowers is" + sgl.gen("x", max_tokens=4)
+    await group.join("x")
+    return pinned
+
+
+@pytest.mark.parametrize("way", ["endpoint", "url"])
+async def test_salt_hint_and_pin(node: NodeRecord, way: str) -> None:
+    """A program with another salt finds nothing; without the fork hint the text is the same; a pinned state is held under its name."""
+    async with sgl.connect(getattr(node, way)) as backend:
+        program = branches.bind(name=f"{way}-hill")
+        first = await program.run(backend=backend, temperature=0)
+        again = await program.run(backend=backend, temperature=0, fork_hint=False)
+        other = await program.run(backend=backend, temperature=0, cache_salt=f"of {way}", priority=1)
+        client = (await backend.open()).client
+        if isinstance(client, NodeClient):
+            held = {(pin.name, pin.namespace): pin.held for pin in await client.pins()}
+            assert held[first.value, "default"] == held[first.value, f"default\x1fof {way}"] > 0
+    assert first["x"] == again["x"] == other["x"]
+    assert (first.usage.calls, again.usage.calls) == (3, 2)
+    assert again.usage.cached_tokens == again.usage.prompt_tokens - 2
+    assert other.usage.cached_tokens < other.usage.prompt_tokens - 2

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.node.client import merge
 from sgl_actors.actors.programs.local_kernel import open_kernel
 from sgl_actors.actors.programs.runtime import Backend
@@ -48,6 +49,7 @@ class FakeClient:
         self.logprob: Callable[[str], float] = lambda word: -1.0
         self.cancelled = 0
         self.renderings = 0
+        self.pinned: list[tuple[str, float, str]] = []
         self.running = 0
         self.most = 0
         self._words: dict[int, str] = {}
@@ -125,6 +127,10 @@ class FakeClient:
             text = chatml(request.messages, generation=request.add_generation_prompt)
         assert text is not None
         return TokenIds(self._ids(text), text)
+
+    async def pin(self, token_ids: Sequence[int], *, ttl: float, name: str = "", **more: Any) -> Pinned:
+        self.pinned.append((self._text([*token_ids]), ttl, more["salt"]))
+        return Pinned(name or "drawn", "default", len(token_ids), len(token_ids), ttl)
 
     def _ids(self, text: str) -> list[int]:
         ids = tokens_of(text)

@@ -9,9 +9,10 @@ import httpx2
 import pytest
 
 import sgl_actors as sgl
+from sgl_actors.actors.programs import runtime
 from sgl_actors.actors.programs.http_client import HttpClient
 from sgl_actors.actors.programs.local_kernel import open_kernel
-from sgl_actors.actors.programs.runtime import Backend
+from sgl_actors.actors.programs.runtime import KEY_VARIABLE, Backend, connect
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions, Tokenize
 from sgl_actors.errors import (
     ContextLengthExceeded,
@@ -74,6 +75,9 @@ def test_bodies_say_only_what_differs_from_the_defaults() -> None:
         2,
     )
     assert generate_body(Generate("r", input_ids=[1]))["input_ids"] == [1]
+    assert not {"cache_salt", "priority"} & body.keys()
+    urgent = generate_body(Generate("r", input_ids=[1], salt="s", priority=-3))
+    assert (urgent["cache_salt"], urgent["priority"]) == ("s", -3)
     assert tokenize_body(Tokenize("x")) == {"prompt": "x", "add_special_tokens": False}
 
 
@@ -181,6 +185,27 @@ async def test_what_goes_wrong_on_the_way_is_of_our_family(answer: Any, error: A
     await client.close()
 
 
+async def test_a_pin_over_http() -> None:
+    """Ids, seconds, and the name and salt that were given go to `/cache/pin`; its answer is a node's."""
+    bodies: list[Any] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        assert request.url.path == "/cache/pin"
+        bodies.append(json.loads(request.content))
+        answer = {"name": "n", "tenant": "t", "cache_salt": "", "tokens": 2, "held": 1, "expires_in": 4.5}
+        return httpx2.Response(200, json=answer)
+
+    client = HttpClient("http://node", httpx2.MockTransport(handle))
+    pinned = await client.pin([5, 6], ttl=5)
+    await client.pin([5], ttl=1.5, name="mine", salt="s")
+    await client.close()
+    assert (pinned.name, pinned.tokens, pinned.held, pinned.expires_in) == ("n", 2, 1, 4.5)
+    assert bodies == [
+        {"input_ids": [5, 6], "ttl": 5},
+        {"input_ids": [5], "ttl": 1.5, "name": "mine", "cache_salt": "s"},
+    ]
+
+
 async def test_a_silent_node_ends_at_the_deadline() -> None:
     """generate gives up after its timeout."""
     server = Server()
@@ -194,3 +219,39 @@ async def test_a_silent_node_ends_at_the_deadline() -> None:
 def test_chunks_need_no_prompt_ids() -> None:
     """The native endpoint reports none, and nothing here relies on them."""
     assert Chunk(0, [], "").prompt_ids == []
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "sent"),
+    [
+        (None, None, None),
+        (None, "from-env", "Bearer from-env"),
+        ("mine", "from-env", "Bearer mine"),
+        ("", "x", None),
+    ],
+)
+async def test_the_key_comes_from_connect_or_the_environment(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, variable: str | None, sent: str | None
+) -> None:
+    """`connect(api_key=…)` goes before $SGL_ACTORS_API_KEY; without either no header is sent."""
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(KEY_VARIABLE, variable)
+    monkeypatch.setattr(runtime, "_stack", [])
+    seen: list[str | None] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.headers.get("authorization"))
+        return httpx2.Response(200, json={"tokens": [1]})
+
+    connection = connect("http://node", api_key=given)
+    handle_, make, _ = await runtime._open_endpoint(connection.endpoint, connection.key)
+    await handle_.close()
+    client = make(cast("Any", None))
+    assert isinstance(client, HttpClient)
+    made = HttpClient("http://node", httpx2.MockTransport(handle), key=connection.key)
+    await made.tokenize(Tokenize("x"))
+    assert seen == [sent]
+    assert client._http.headers.get("authorization") == sent
+    await made.close()
+    await client.close()

@@ -155,6 +155,10 @@ class Nodes:
         nodes = self
 
         class Handle:
+            @property
+            def gone(self) -> bool:
+                return kernel.gone
+
             def context(self, name: str) -> Any:
                 return kernel.context(name)
 

@@ -51,7 +51,7 @@ async def test_the_readme_program_runs_as_written(client: FakeClient, backend: B
         {"role": "assistant", "content": notes},
     ]
     assert set(state.meta("grade")["scores"]) == {"good", "fair", "poor"}
-    assert state.usage.calls == 1 + 3 + 1 + 3
+    assert state.usage.calls == 1 + 3 + 3
     assert [b["note"] for b in state.branches[0]] == state["note"]
 
 

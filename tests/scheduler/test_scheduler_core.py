@@ -168,6 +168,9 @@ def test_pages_of_an_aborted_request_wait_for_its_step() -> None:
     desk.to_cache.clear()
     desk.take(desk.core.abort(["a"]))
     assert desk.finish("a") == Finish("abort", None, "cancelled", "cancelled")
+    early = desk.to_cache.pop(0)
+    assert isinstance(early, Commit)
+    assert [entry.release for entry in early.entries] == [False], "what is computed may be used at once"
     assert not desk.to_cache
     desk.worker_once()
     commit = desk.to_cache[0]

@@ -554,12 +554,3 @@ async def test_a_broken_checkpoint_ends_the_start(tmp_path: Path) -> None:
     await cell.ended.wait()
     await system.close()
     assert "model.gguf" in reasons[0]
-
-
-def test_a_programs_next_prompt_has_the_same_ids(tiny: Any) -> None:
-    """Ids with a remembered last prompt are those without."""
-    fresh, remembering = prompts.Prompts(tiny), prompts.Prompts(tiny)
-    for text in ("a story", "a story told", "a story toldab again", "é", "a"):
-        request = Generate("r", text=text, program="p")
-        assert remembering.ids(request) == fresh.ids(Generate("r", text=text)) == tiny.encode(text)
-    assert list(remembering._last) == ["p"]
