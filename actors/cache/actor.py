@@ -79,13 +79,12 @@ class CacheActor(Actor):
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """Handle one message; see the module."""
-        answer = self._receive(message, request)
-        if answer is NotImplemented:
-            return await super().receive(message, request)
-        self._tell_subscribers()
+        answer = await self._handle(message, request)
+        for subscriber in list(self._subscribers):
+            self._tell(subscriber)
         return answer
 
-    def _receive(self, message: Message, request: Request) -> Message | None:
+    async def _handle(self, message: Message, request: Request) -> Message | None:
         match message:
             case Grant():
                 return self._grant(message, request.sender)
@@ -121,7 +120,7 @@ class CacheActor(Actor):
                     self._owner = None
                     self.log.info("owner down", leases=self.core.release_all(), reason=message.reason)
             case _:
-                return NotImplemented
+                return await super().receive(message, request)
         return None
 
     def statistics(self) -> dict[str, float]:
@@ -264,18 +263,18 @@ class CacheActor(Actor):
         log.start()
         same = message.incarnation in (None, log.incarnation)
         self._subscribers[request] = Subscription(log, message.since if same else -1)
-        request.on_cancel(partial(self._subscribers.pop, request, None))
+        request.on_cancel(partial(self._forget, request))
         request.on_credit(partial(self._tell, request))
-
-    def _tell_subscribers(self) -> None:
-        for request in list(self._subscribers):
-            self._tell(request)
 
     def _tell(self, request: Request) -> None:
         """Send what there is, as far as the reader has given credit."""
         subscription = self._subscribers.get(request)
         while subscription is not None and request.credit > 0 and (events := subscription.next()) is not None:
             request.item(events)
+
+    def _forget(self, request: Request) -> None:
+        self._subscribers.pop(request, None)
+        self._exports.pop(request, None)
 
     def _rest_events(self) -> None:
         """Stop recording at the second check without a subscriber: one that comes back sooner can read on."""
@@ -286,7 +285,7 @@ class CacheActor(Actor):
     def _export(self, message: Export, request: Request) -> None:
         _require_stream(request, message, len(self._exports))
         self._exports[request] = snapshot(self.core.tree, message.namespace).exported()
-        request.on_cancel(partial(self._exports.pop, request, None))
+        request.on_cancel(partial(self._forget, request))
         request.on_credit(partial(self._hand_over, request))
         self._hand_over(request)
 

@@ -130,7 +130,7 @@ class Want(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 class More(msgspec.Struct, frozen=True, array_like=True):
-    """Ask for `pages` more pages at the end of a lease."""
+    """Ask for `pages` more pages at the end of a lease. One that is not known (any more) counts as not fitting."""
 
     lease: int
     pages: int

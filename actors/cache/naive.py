@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sgl_actors.actors.cache.messages import Entry, Lease, More, Probe, Want, unpack
+from sgl_actors.actors.cache.messages import Entry, Lease, More, Pin, Probe, Want, unpack
 from sgl_actors.errors import InvalidRequest
 
 Tokens = tuple[int, ...]
@@ -34,16 +34,28 @@ class Holding:
     priority: int
 
 
+@dataclass(slots=True)
+class PinnedPrefix:
+    """One live pin: the whole pages it wishes for, when it ends, and what of them it locks."""
+
+    namespace: str
+    wish: Tokens
+    expires: float
+    held: Tokens = ()
+
+
 class NaiveCache:
     """`contract.PrefixCache` with a page of every prefix under the prefix itself. Every operation looks at everything."""
 
-    def __init__(self, total: int, page_size: int, eviction: str = "lru") -> None:
+    def __init__(self, total: int, page_size: int, eviction: str = "lru", pinned: float = 0.5) -> None:
         self.total = total
         self.page_size = page_size
         self.eviction = eviction
         self.prefixes: dict[Prefix, CachedPage] = {}
         self.ends: set[Prefix] = set()
         """Where an edge of a tree would end, beside where keys part."""
+        self.pins: dict[tuple[str, str], PinnedPrefix] = {}
+        self._limit = int(pinned * total)
         self._free = set(range(total))
         self._held: dict[int, Holding] = {}
         self._clock = 0
@@ -89,9 +101,11 @@ class NaiveCache:
         prefix = self._longest(want.namespace, _tokens(want.key)[:usable])
         path = self._path(want.namespace, prefix)
         needed = -(-want.tokens // self.page_size) - len(path)
-        evictable = self.cached - self.locked - sum(1 for entry in path if not entry.locks)
-        if len(prefix) < want.least or needed > self.free + evictable:
+        if len(prefix) < want.least:
             return None
+        while needed > self.free + self.cached - self.locked - sum(1 for entry in path if not entry.locks):
+            if self._held or needed + len(path) > self.total or not self.give_way():
+                return None
         self._lock(want.namespace, prefix, 1)
         own = self._take(needed)
         self._touch(want.namespace, prefix)
@@ -106,8 +120,12 @@ class NaiveCache:
         if more.pages < 0:
             raise InvalidRequest(f"lease {more.lease} cannot grow by {more.pages} pages")
         held = self._held.get(more.lease)
-        if held is None or more.pages > self.free + self.cached - self.locked:
+        if held is None:
             return None
+        used = len(self._path(held.namespace, held.prefix)) + len(held.own)
+        while more.pages > self.free + self.cached - self.locked:
+            if len(self._held) > 1 or used + more.pages > self.total or not self.give_way():
+                return None
         pages = self._take(more.pages)
         held.pages += pages
         held.own |= set(pages)
@@ -137,6 +155,46 @@ class NaiveCache:
         while self.cached > self.locked:
             self._evict_one()
         return self.free - before
+
+    def pin(self, wish: Pin, now: float) -> bool:
+        """Lock what is cached of a prefix, now and later; False if pins would wish for more pages than they may."""
+        name = (wish.namespace, wish.name)
+        tokens = _tokens(wish.key)
+        pin = PinnedPrefix(
+            wish.namespace, tokens[: len(tokens) // self.page_size * self.page_size], now + wish.ttl
+        )
+        others = {key: other for key, other in self.pins.items() if key != name}
+        wishes = {(one.namespace, cut) for one in [*others.values(), pin] for cut in self._cuts(one.wish)}
+        if len(wishes) > self._limit:
+            return False
+        self.unpin([name])
+        self.pins[name] = pin
+        self._hold_pins()
+        return True
+
+    def unpin(self, names: Iterable[tuple[str, str]]) -> None:
+        """End the pins of these namespaces and names."""
+        for name in names:
+            pin = self.pins.pop(name, None)
+            if pin is not None:
+                self._lock(pin.namespace, pin.held, -1)
+
+    def expire(self, now: float) -> None:
+        """End the pins whose time is over."""
+        self.unpin([name for name, pin in self.pins.items() if pin.expires <= now])
+
+    def give_way(self) -> bool:
+        """End the oldest pin; False if there is none."""
+        oldest = list(self.pins)[:1]
+        self.unpin(oldest)
+        return bool(oldest)
+
+    def _hold_pins(self) -> None:
+        """Have every pin lock all of its prefix that is cached."""
+        for pin in self.pins.values():
+            self._lock(pin.namespace, pin.held, -1)
+            pin.held = self._longest(pin.namespace, pin.wish)
+            self._lock(pin.namespace, pin.held, 1)
 
     def _cuts(self, tokens: Tokens) -> list[Tokens]:
         """All prefixes that end with a whole page."""
@@ -190,6 +248,7 @@ class NaiveCache:
         self._lock(held.namespace, held.prefix, -1)
         held.prefix = whole
         self._lock(held.namespace, held.prefix, 1)
+        self._hold_pins()
         return True
 
     def _release(self, lease: int) -> None:

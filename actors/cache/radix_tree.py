@@ -250,11 +250,11 @@ class RadixTree:
         """Give back `count` pages, those of least rank first; fewer if the rest is locked."""
         freed: list[int] = []
         while len(freed) < count and self._heap:
-            rank, used, node = heappop(self._heap)
+            _, used, node = heappop(self._heap)
             node.queued = False
             if node.locks or node.children:
                 continue
-            if used != node.used or rank != self._rank(node):
+            if used != node.used:  # whatever raises a rank is a use
                 self._queue(node)
                 continue
             missing = min(count - len(freed), len(node.pages))

@@ -225,6 +225,28 @@ def test_lowest_priority_leaf_goes_first() -> None:
     assert [match(cache, key) for key in ([1, 2], [1, 3], [4, 5])] == [2, 1, 1]
 
 
+def test_duplicate_of_higher_priority_raises_what_is_cached() -> None:
+    """Who computed the same under another lease counts too, even if the tree keeps the first one's pages."""
+    cache = RadixCache(6, 1, "priority")
+    grant(cache, 1, [1, 2])
+    grant(cache, 2, [1, 2], priority=5)
+    commit(cache, 1, [1, 2])
+    commit(cache, 2, [1, 2])
+    fill(cache, 3, [4, 5])
+    grant(cache, 4, [20, 21, 22, 23])
+    assert [match(cache, key) for key in ([1, 2], [4, 5])] == [2, 0]
+
+
+def test_both_halves_of_an_edge_keep_its_priority() -> None:
+    """Where a lower request begins within an edge, the beginning is not worth more than it was."""
+    cache = RadixCache(6, 1, "priority")
+    fill(cache, 1, [1, 2, 3], priority=-2)
+    fill(cache, 2, [1, 4], priority=-2)
+    fill(cache, 3, [7, 8], priority=-1)
+    grant(cache, 4, [20, 21, 22, 23])
+    assert [match(cache, key) for key in ([1, 2, 3], [7, 8])] == [0, 2]
+
+
 def test_unknown_order_of_eviction_is_refused() -> None:
     """The message names the ones there are."""
     with pytest.raises(ConfigError, match="lru, lfu, priority"):
