@@ -35,7 +35,7 @@ class Generation:
         finish: why it ended; None while it lives.
         hint: leading tokens that the cache was last seen to have, as far as they are of use.
         since: tokens that had been computed for anybody when it arrived; `place`: when its program began, if it has one.
-        overtaken: uncached tokens of later arrivals that were admitted before it (`fairness`).
+        overtaken: uncached tokens of those that were admitted before it although they came later (`fairness`).
         modest: pages are reserved for the output expected of it, not for the longest possible; false once that went wrong.
         number: of its sequence and its lease, 0 when it waits for neither.
         lent: tokens of this stay that the cache had.

@@ -24,11 +24,11 @@ class Waiting(Protocol):
     """What policies and fairness see of a waiting request. Only `overtaken` is theirs to change."""
 
     overtaken: int
-    """Uncached tokens of later arrivals of its class or below that were admitted before it."""
+    """Tokens that those had to compute that overtook it, in the sense of bounded waiting (`fairness`)."""
 
     @property
     def arrival(self) -> int:
-        """Place in the order of arrival, unique; kept when it is retracted."""
+        """Number in the order of arrival, unique; kept when it is retracted."""
 
     @property
     def priority(self) -> int:
@@ -48,7 +48,7 @@ class Waiting(Protocol):
 
     @property
     def place(self) -> int:
-        """Place in line in the sense of bounded waiting (`fairness`): in tokens processed, lower is earlier."""
+        """Place in line in the sense of bounded waiting (`fairness`), in tokens processed; lower is earlier. Kept when it is retracted."""
 
     @property
     def since(self) -> int:

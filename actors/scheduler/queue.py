@@ -103,7 +103,7 @@ class Queue:
         """It runs, and `cached` of its tokens need not be computed; `line` was what it was chosen from, and still waits."""
         self.waiting.remove(generation)
         admitted(generation, cached, line, grace=self.overtake)
-        self.most_overtaken = max([self.most_overtaken, *(one.overtaken for one in line[:1])])
+        self.most_overtaken = max(self.most_overtaken, max((one.overtaken for one in line), default=0))
         if cached < generation.usable:
             self._computing.add(generation.arrival, generation.namespace, generation.key)
 

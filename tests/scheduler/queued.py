@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class Queued:
-    """See `policy.Waiting`."""
+    """See `policy.Waiting`. Without a `place` it is that of its arrival, as if a token had been computed between each two."""
 
     arrival: int
     length: int = 10
@@ -18,6 +18,11 @@ class Queued:
     key: bytes = b""
     namespace: str = "default"
     overtaken: int = 0
+    place: int = -1
+
+    def __post_init__(self) -> None:
+        if self.place < 0:
+            self.place = self.arrival
 
     @property
     def uncached(self) -> int:
