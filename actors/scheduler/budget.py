@@ -6,12 +6,15 @@ others. While somebody generates, a step gets as many prompt tokens as make it `
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median
+
 LEAST = 16
 """Prompt tokens a step may always hold, so that a prompt gets on however slow the machine is."""
-SMOOTHING = 0.3
-"""Weight of the newest measurement."""
-RISE = 2.0
-"""A budget grows at most by that factor from step to step: a rate measured once may have been luck."""
+REMEMBERED = 15
+"""Steps without prompt tokens whose median is the time of one."""
+WORSE, BETTER = 0.5, 0.1
+"""Weight of the newest measurement where it says that a prompt token costs more than thought, and less."""
 
 
 class ChunkBudget:
@@ -22,7 +25,7 @@ class ChunkBudget:
         self.stall = stall
         self.decode = 0.0
         self.rate = 0.0
-        self._last = LEAST
+        self._decodes: deque[float] = deque(maxlen=REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<ChunkBudget decode={self.decode * 1e3:.1f} ms rate={self.rate * 1e3:.2f} ms/token>"
@@ -33,20 +36,17 @@ class ChunkBudget:
             return self.chunk
         if not self.rate or not self.decode:
             return min(self.chunk, max(LEAST, self.chunk // 8))
-        wanted = int((self.stall - 1) * self.decode / self.rate)
-        self._last = max(LEAST, min(self.chunk, wanted, int(self._last * RISE)))
-        return self._last
+        return max(LEAST, min(self.chunk, int((self.stall - 1) * self.decode / self.rate)))
 
     def learn(self, seconds: float, *, decoding: int, prefill: int) -> None:
         """A step of `decoding` sequences that generate and `prefill` prompt tokens took that long."""
         if seconds <= 0:
             return
         if not prefill:
-            self.decode = _follow(self.decode, seconds)
+            self._decodes.append(seconds)
+            self.decode = median(self._decodes)
         elif prefill >= LEAST // 2:
             base = self.decode if decoding else 0.0
-            self.rate = _follow(self.rate, max(seconds - base, seconds / 10) / prefill)
-
-
-def _follow(old: float, new: float) -> float:
-    return new if not old else old + SMOOTHING * (new - old)
+            rate = max(seconds - base, seconds / 10) / prefill
+            weight = 1.0 if not self.rate else WORSE if rate > self.rate else BETTER
+            self.rate += weight * (rate - self.rate)

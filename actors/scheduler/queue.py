@@ -17,7 +17,9 @@ SENIORITY = 1 << 16
 """A program's calls stand in line where it began, but no further ahead of their arrival than that many computed tokens."""
 PROGRAMS = 4096
 """Programs of which it is known where they began."""
-SHARED = 16
+GRACE = 512
+"""Who came less than that many computed tokens apart came at the same time."""
+SHARED = 8
 """Tokens of an uncached common prefix for which it is worth to wait until another has computed them."""
 
 
@@ -88,8 +90,9 @@ class Queue:
         chosen: PrefixTrie[int] = PrefixTrie()
         choices: list[Choice[Generation]] = []
         ordered = self.policy.order(eligible, processed)
-        grace = self.overtake
-        for choice in bounded(ordered, grace, room, lambda one: self._waits(one, chosen), grace=grace):
+        for choice in bounded(
+            ordered, self.overtake, room, lambda one: self._waits(one, chosen), grace=GRACE
+        ):
             choices.append(choice)
             request = choice.request
             tokens -= request.uncached
@@ -102,7 +105,7 @@ class Queue:
     def admitted(self, generation: Generation, cached: int, line: Sequence[Generation]) -> None:
         """It runs, and `cached` of its tokens need not be computed; `line` was what it was chosen from, and still waits."""
         self.waiting.remove(generation)
-        admitted(generation, cached, line, grace=self.overtake)
+        admitted(generation, cached, line, grace=GRACE)
         self.most_overtaken = max(self.most_overtaken, max((one.overtaken for one in line), default=0))
         if cached < generation.usable:
             self._computing.add(generation.arrival, generation.namespace, generation.key)
