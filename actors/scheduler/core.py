@@ -461,9 +461,8 @@ class SchedulerCore:
         if generation.target:
             self.batch.leave(generation)
             self.queue.computed(generation)
-            if (
-                generation.busy and self.options.reuse
-            ):  # what goes on from its text may come before that step ends
+            if generation.busy and self.options.reuse:
+                # A request that goes on from its text may come before the step in flight ends.
                 self._entries.append(generation.entry(release=False))
             self._let_go(generation)
         else:
