@@ -33,7 +33,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overlap: bool = False
     max_batch: int = 32
     chunk: int = 512
-    stall: float = 3.4
+    stall: float = 3.2
     queue: int = 1024
     timeout: float = 600.0
 

@@ -137,7 +137,7 @@ class FakeNode:
         self.edges: list[Edge] = []
         self.cache_down = False
         self.broken_export = False
-        self.configuration = Configuration("lpm", 1024, True, True, 3.4)
+        self.configuration = Configuration("lpm", 1024, True, True, 3.2)
         self._seen: list[tuple[str, list[int]]] = []
         self._live: dict[str, asyncio.Event] = {}
 
