@@ -11,6 +11,7 @@ anew what its requests still need.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
 from uuid import uuid4
@@ -63,7 +64,7 @@ class CacheActor(Actor):
         self.options = _options(context)
         self.epoch = 0
         self.core = RadixCache(0, 1, self.options.eviction, PinBoard(self.options.pinned))
-        self.log_of_events = EventLog(self.options.events, context.address.epoch)
+        self.log_of_events = EventLog(self.options.events, secrets.randbits(53))
         self._owner: Address | None = None
         self._subscribers: dict[Request, Subscription] = {}
         self._exports: dict[Request, Iterator[Exported]] = {}

@@ -40,6 +40,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 
 _Count = Annotated[int, Meta(ge=1)]
 _AnyCount = Annotated[int, Meta(ge=0)]
+_AnyTokens = Annotated[int, Meta(ge=0, lt=1 << 31)]
 _Seconds = Annotated[float, Meta(gt=0)]
 _SomeSeconds = Annotated[float, Meta(ge=0)]
 _Share = Annotated[float, Meta(ge=0, le=0.9)]
@@ -62,8 +63,8 @@ RANGES: dict[str, Any] = {
     "cache.memory": _Count,
     "cache.pages": _AnyCount,
     "cache.pinned": _Share,
-    "cache.events": _Count,
-    "scheduler.overtake": _AnyCount,
+    "cache.events": Annotated[int, Meta(ge=1, le=1 << 24)],
+    "scheduler.overtake": _AnyTokens,
     "scheduler.stall": Annotated[float, Meta(ge=0)],
     "scheduler.max_batch": _Count,
     "scheduler.chunk": _Count,

@@ -13,8 +13,10 @@ LEAST = 16
 """Prompt tokens a step may always hold, so that a prompt gets on however slow the machine is."""
 REMEMBERED = 15
 """Steps without prompt tokens whose median is the time of one."""
-WORSE, BETTER = 0.5, 0.1
+WORSE, BETTER = 0.5, 0.15
 """Weight of the newest measurement where it says that a prompt token costs more than thought, and less."""
+LUCK = 2.0
+"""One measurement counts as at most that many times the rate so far: the machine was busy with something else."""
 
 
 class ChunkBudget:
@@ -48,5 +50,7 @@ class ChunkBudget:
         elif prefill >= LEAST // 2:
             base = self.decode if decoding else 0.0
             rate = max(seconds - base, seconds / 10) / prefill
+            if self.rate:
+                rate = min(rate, LUCK * self.rate)
             weight = 1.0 if not self.rate else WORSE if rate > self.rate else BETTER
             self.rate += weight * (rate - self.rate)

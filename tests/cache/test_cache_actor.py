@@ -301,3 +301,9 @@ def test_impossible_options_are_refused(options: dict[str, Any], why: str) -> No
 
     with pytest.raises(ConfigError, match=why):
         actor_module._options(cast("Context", Stub()))
+
+
+async def test_numbers_of_another_log_are_not_taken_for_its_own(house: House) -> None:
+    """A cache that has been started anew, in this node or in another of its name, has an incarnation nobody has seen."""
+    one, two = await house.start(), CacheActor(house.stranger)
+    assert one.log_of_events.incarnation != two.log_of_events.incarnation

@@ -29,7 +29,7 @@ def test_budget_follows_the_measured_time_of_steps(rate: float) -> None:
     budget.learn(0.045, decoding=8, prefill=0)
     durations = steps(budget, 20, decode=0.045, rate=rate)
     tokens = budget.tokens(decoding=True)
-    assert tokens == max(LEAST, min(512, int(2.0 * 0.045 / rate)))
+    assert abs(tokens - max(LEAST, min(512, int(2.0 * 0.045 / rate)))) <= 1
     assert max(durations) <= 1.05 * max(3.0 * 0.045, 0.045 + LEAST * rate, 0.045 + 64 * rate)
 
 
