@@ -24,12 +24,15 @@ class Asker:
     def __init__(self, context: Context) -> None:
         self.ctx = context
 
-    async def ask(self, to: str, message: Message, expect: type[M], *, timeout: float = 30.0) -> M:
-        """A call without effects, repeated while its actor is being restarted."""
+    async def ask(
+        self, to: str, message: Message, expect: type[M], *, timeout: float = 30.0, control: bool = False
+    ) -> M:
+        """A call that may be made twice, repeated while its actor is being restarted; `control`: ahead of its mail."""
         deadline = self.ctx.now() + timeout
         while True:
             try:
-                return await self.ctx.call(to, message, expect, timeout=max(0.001, deadline - self.ctx.now()))
+                left = max(0.001, deadline - self.ctx.now())
+                return await self.ctx.call(to, message, expect, timeout=left, control=control)
             except ActorDown as error:
                 await self.wait_for(to, error, deadline)
 

@@ -208,7 +208,7 @@ class NodeClient(CacheClient):
         """
         changes = Configure(cast("Any", policy), overtake, sharing, reuse, stall)
         check_changes(changes)
-        return await self.ask("scheduler", changes, Configuration)
+        return await self.ask("scheduler", changes, Configuration, control=True)
 
 
 def check_changes(changes: Configure) -> None:

@@ -38,7 +38,7 @@ class ChunkBudget:
             return self.chunk
         if not self.rate or not self.decode:
             return min(self.chunk, max(LEAST, self.chunk // 8))
-        return max(LEAST, min(self.chunk, int((self.stall - 1) * self.decode / self.rate)))
+        return min(self.chunk, max(LEAST, int((self.stall - 1) * self.decode / self.rate)))
 
     def learn(self, seconds: float, *, decoding: int, prefill: int) -> None:
         """A step of `decoding` sequences that generate and `prefill` prompt tokens took that long."""

@@ -37,7 +37,7 @@ from sgl_actors.actors.scheduler.budget import ChunkBudget
 from sgl_actors.actors.scheduler.deadlines import Deadlines
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
 from sgl_actors.actors.scheduler.estimate import OutputEstimate
-from sgl_actors.actors.scheduler.generation import Generation
+from sgl_actors.actors.scheduler.generation import MARGIN, Generation
 from sgl_actors.actors.scheduler.links import Links
 from sgl_actors.actors.scheduler.messages import (
     Configuration,
@@ -112,6 +112,7 @@ class SchedulerCore:
                 raise ConfigError(
                     f"[scheduler] {name}: must be at least 1, is {getattr(options, name)}", param=name
                 )
+        _check_order(options)
         self.options = options
         self.links = Links(epoch)
         self.batch = Batch()
@@ -135,6 +136,7 @@ class SchedulerCore:
         self._round: Look | Round | Growth | None = None
         self._stuck: tuple[Generation, int, int] | None = None
         self._grown = -1
+        self._sparing = False
         self._retry_at: float | None = None
         self._effects: list[Effect] = []
         self._entries: list[Entry] = []
@@ -226,14 +228,7 @@ class SchedulerCore:
         """
         given = {name: value for name, value in msgspec.structs.asdict(message).items() if value is not None}
         options = msgspec.structs.replace(self.options, **given)
-        if options.overtake < 0:
-            raise InvalidRequest(
-                f"overtake is {options.overtake}, must be 0 (no limit) or more", param="overtake"
-            )
-        if options.stall and options.stall < LEAST_STALL:
-            raise InvalidRequest(
-                f"stall is {options.stall}, must be 0 (no limit) or at least {LEAST_STALL}", param="stall"
-            )
+        _check_order(options)
         self.options = options
         self.queue.policy = policy_named(options.policy)
         self.queue.overtake = options.overtake
@@ -448,7 +443,9 @@ class SchedulerCore:
         self._quarantine.forget(generation)
         self._changes += 1
         self.counters[f"finished_{finish.reason}"] += 1
-        if finish.reason in ("stop", "length"):
+        if finish.reason == "stop" or (
+            finish.reason == "length" and generation.spec.max_tokens >= self.estimate.first
+        ):
             self.estimate.ended(generation.generated)
         self._tell(
             generation,
@@ -550,14 +547,17 @@ class SchedulerCore:
         return self._ask_pages() or self._look()
 
     def _ask_pages(self) -> Grant | None:
-        """More pages for those who need them soon; after a refusal not before a lease has ended."""
+        """More pages for those who need them soon; after a refusal no more than they need, after another not before a lease has ended."""
         growing = [one for one in self.batch.running if one.short]
         if not growing or self._grown == self._releases:
             return None
         info = self.links.info
         assert info is not None
         growing.sort(key=lambda one: one.capacity - one.planned)
-        more = [one.more(self.estimate.growth(one.generated), info.page_size) for one in growing]
+        more = [
+            one.more(MARGIN if self._sparing else self.estimate.growth(one.generated), info.page_size)
+            for one in growing
+        ]
         self._round = Growth(self.links.epoch, growing, self._releases)
         return Grant(self.links.epoch, [], more)
 
@@ -627,7 +627,9 @@ class SchedulerCore:
                 generation.number = 0
                 if self._stuck is None:
                     self._stuck = (generation, generation.hint, turn.releases)
-                    self._changes += generation.hint > 0
+                if generation.hint:  # it may be that the cache has less of it by now
+                    generation.hint = 0
+                    self._changes += 1
             else:
                 line.remove(generation)
                 self.queue.admitted(generation, lease.cached, line)
@@ -643,13 +645,15 @@ class SchedulerCore:
         assert self.links.info is not None
         for generation, pages in zip(turn.growing, more, strict=False):
             generation.grow(pages, self.links.info.page_size)
-        if len(more) < len(turn.growing):
+        refused = len(more) < len(turn.growing)
+        if refused and self._sparing:
             self._grown = turn.releases
+        self._sparing = refused
 
     def _make_room(self) -> None:
-        """Somebody cannot go on for want of pages: retract the request that loses the least work. No step is in flight."""
+        """Somebody cannot go on for want of pages: retract the request of the lowest class that loses the least work. No step is in flight."""
         modest = [one for one in self.batch.running if one.modest]
-        victim = min(modest, key=lambda one: (one.computed - one.lent, -one.arrival))
+        victim = min(modest, key=lambda one: (one.priority, one.computed - one.lent, -one.arrival))
         self.counters["retracted"] += 1
         self.estimate.wrong()
         self._note("retracted", victim, computed=victim.computed, output=victim.generated)
@@ -672,3 +676,15 @@ class SchedulerCore:
 
 def _cancelled() -> Finish:
     return Finish("abort", None, Cancelled.code, "cancelled")
+
+
+def _check_order(options: Options) -> None:
+    """Raise `InvalidRequest` for numbers that make no sense."""
+    if options.overtake < 0:
+        raise InvalidRequest(
+            f"overtake is {options.overtake}, must be 0 (no limit) or more", param="overtake"
+        )
+    if options.stall and options.stall < LEAST_STALL:
+        raise InvalidRequest(
+            f"stall is {options.stall}, must be 0 (no limit) or at least {LEAST_STALL}", param="stall"
+        )

@@ -15,7 +15,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         policy: order of admission: longest shared prefix first, heaviest subtree first, first come, highest response ratio next.
-        overtake: uncached tokens of later arrivals that may be admitted before a waiting request, within one priority; 0: no limit.
+        overtake: uncached tokens of requests that came later that may be admitted before a waiting one, within one priority; 0: no limit.
+            What came while at most that many (or 512) tokens were computed is not later, and calls of a program that began
+            before are not, until 65,536 tokens have been computed since (docs/design/0013).
         sharing: who shares an uncached prefix with a request that is being computed waits for that one's.
         reuse: take prefixes from the cache and leave some there; false computes everything (for comparison).
         overlap: send step n+1 before the results of step n are known.
@@ -50,7 +52,7 @@ class Sequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
         timeout: seconds it may take from now; 0 for no limit.
         tenant: whose request it is; nobody sees another tenant's cached prefixes.
         salt: a cache namespace of its own within the tenant.
-        program: program id for the logs.
+        program: program id; its calls stand in line where it began.
         trace: trace id for the logs.
         priority: higher ones are admitted first, whatever the policy.
     """

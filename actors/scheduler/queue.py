@@ -18,7 +18,7 @@ SENIORITY = 1 << 16
 PROGRAMS = 4096
 """Programs of which it is known where they began."""
 GRACE = 512
-"""Who came less than that many computed tokens apart came at the same time."""
+"""Who came less than that many computed tokens apart, or than `overtake`, came at the same time."""
 SHARED = 8
 """Tokens of an uncached common prefix for which it is worth to wait until another has computed them."""
 
@@ -34,6 +34,8 @@ class Queue:
         self.policy = policy_named(policy)
         self.overtake = overtake
         self.sharing = sharing
+        self.most_grace = GRACE
+        self.seniority = SENIORITY
         self.waiting: list[Generation] = []
         self.deferring = False
         self.most_overtaken = 0
@@ -47,13 +49,18 @@ class Queue:
     def __len__(self) -> int:
         return len(self.waiting)
 
+    @property
+    def grace(self) -> int:
+        """Tokens between two places in line that make no difference (`fairness`)."""
+        return min(self.most_grace, self.overtake)
+
     def arrive(self, generation: Generation, processed: int) -> None:
         """It is new; `processed` tokens have been computed so far."""
         generation.since = generation.place = processed
         program = (generation.namespace, generation.spec.program)
         if generation.spec.program:
             began = self._programs.setdefault(program, processed)
-            generation.place = max(began, processed - SENIORITY)
+            generation.place = max(began, processed - self.seniority)
             self._programs.move_to_end(program)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)
@@ -91,7 +98,7 @@ class Queue:
         choices: list[Choice[Generation]] = []
         ordered = self.policy.order(eligible, processed)
         for choice in bounded(
-            ordered, self.overtake, room, lambda one: self._waits(one, chosen), grace=GRACE
+            ordered, self.overtake, room, lambda one: self._waits(one, chosen), grace=self.grace
         ):
             choices.append(choice)
             request = choice.request
@@ -105,7 +112,7 @@ class Queue:
     def admitted(self, generation: Generation, cached: int, line: Sequence[Generation]) -> None:
         """It runs, and `cached` of its tokens need not be computed; `line` was what it was chosen from, and still waits."""
         self.waiting.remove(generation)
-        admitted(generation, cached, line, grace=GRACE)
+        admitted(generation, cached, line, grace=self.grace)
         self.most_overtaken = max(self.most_overtaken, max((one.overtaken for one in line), default=0))
         if cached < generation.usable:
             self._computing.add(generation.arrival, generation.namespace, generation.key)

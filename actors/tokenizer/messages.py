@@ -62,7 +62,7 @@ class Generate(Message):
         prompt_logprobs_start: report the prompt's from this index on; -1 for none.
         output: output ids that the asker has already.
         tenant: set by whoever authenticated the asker; nobody sees another tenant's cached prefixes.
-        program: program id for logs.
+        program: program id; the scheduler lets its calls stand in line where it began.
         salt: a cache namespace of its own within the tenant.
         priority: higher ones are admitted first.
     """

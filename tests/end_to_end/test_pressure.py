@@ -12,12 +12,15 @@ from sgl_actors.actors.cache.messages import Inspect, Pool
 from sgl_actors.actors.node.client import NodeClient
 from sgl_actors.actors.node.embedded import join
 from sgl_actors.actors.tokenizer.messages import Generate, SamplingOptions
+from sgl_actors.actors.worker.fake import complete
+from sgl_actors.actors.worker.messages import Sampling
 from tests.conftest import start_node, stop_node
 
 PROGRAMS = 64
-PROMPT, OUTPUTS = 40, (8, 120)
-"""Short outputs first, so that the long ones turn out longer than expected."""
-PAGES = 2 * (PROMPT + sum(OUTPUTS))
+PROMPT, SHORT, LONG = 40, 8, 120
+"""Tokens. Each program's first output stops early, so that the second turns out longer than expected."""
+PAGES = 2 * (PROMPT + SHORT + LONG)
+VOCABULARY = 49152
 
 
 async def test_many_programs_in_a_pool_of_two_requests(tmp_path: Path) -> None:
@@ -30,18 +33,23 @@ async def test_many_programs_in_a_pool_of_two_requests(tmp_path: Path) -> None:
         context = handle.context("test")
         client = NodeClient(context)
 
-        async def program(number: int) -> int:
+        async def program(number: int) -> None:
             prompt = [3 + number, *range(100, 100 + PROMPT - 1)]
-            for turn, output in enumerate(OUTPUTS):
-                sampling = SamplingOptions(max_tokens=output, temperature=0.0, ignore_eos=True)
+            for turn, length in enumerate((SHORT, LONG)):
+                stop = complete(prompt, Sampling(0), length, VOCABULARY)[-1]
+                expected = complete(prompt, Sampling(0, end_ids=(stop,)), LONG, VOCABULARY)
+                sampling = SamplingOptions(
+                    max_tokens=LONG,
+                    temperature=0.0,
+                    ignore_eos=True,
+                    stop_token_ids=(stop,),
+                )
                 request = Generate(f"p{number}-{turn}", input_ids=prompt, sampling=sampling)
                 chunk = await client.complete(request, timeout=120)
-                assert chunk.completion_tokens == output
+                assert chunk.token_ids == expected
                 prompt = prompt + chunk.token_ids
-            return len(prompt)
 
-        lengths = await asyncio.gather(*(program(number) for number in range(PROGRAMS)))
-        assert lengths == [PROMPT + sum(OUTPUTS)] * PROGRAMS
+        await asyncio.gather(*(program(number) for number in range(PROGRAMS)))
         pool = await context.call("cache", Inspect(), Pool, timeout=10)
         assert pool.free + pool.cached + pool.leased == pool.total == PAGES
         assert (pool.leased, pool.leases, pool.locked) == (0, 0, 0)

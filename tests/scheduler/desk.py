@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sgl_actors.actors.cache.core import RadixCache
-from sgl_actors.actors.cache.messages import Commit, Grant, Granted, Match, Matched, Pool, Probe, pack
+from sgl_actors.actors.cache.messages import Commit, Grant, Granted, Match, Matched, Pool, Probe, Want, pack
 from sgl_actors.actors.cache.messages import Reset as ResetCache
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.core import SchedulerCore
@@ -53,6 +53,7 @@ class Desk:
         self.to_worker: list[Step | Describe | ResetWorker] = []
         self.to_cache: list[Commit | Match | Grant | ResetCache] = []
         self.commits: list[Commit] = []
+        self.wants: list[Want] = []
         self.steps: list[Step] = []
         self.updates: list[tuple[Address, Update]] = []
         self.progress = 0
@@ -91,6 +92,7 @@ class Desk:
                 for entry in commit.entries:
                     self.cache.commit(entry)
             case Grant() as grant:
+                self.wants += grant.wants
                 leases, more = self.cache.serve(grant.wants, grant.more)
                 self.take(self.core.granted(grant.epoch, Granted(grant.epoch, leases, more)))
             case ResetCache() as reset:

@@ -138,6 +138,7 @@ class Simulation:
             timeout=0.0,
         )
         self.estimate = (rng.choice([1, 1, 4, 256]), rng.choice([1, 1, 8]))
+        self.line = (rng.choice([0, 10, 50]), rng.choice([0, 30, 1000]))
         self.eviction = rng.choice(["lru", "lfu", "priority"])
         self.switched = False
         self.now = 0.0
@@ -385,6 +386,7 @@ class Simulation:
             self.retractions += self.core.counters["retracted"]
         self.core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20)
         self.core.estimate = OutputEstimate(*self.estimate)
+        self.core.queue.most_grace, self.core.queue.seniority = self.line
         self.ticking = -1.0
 
     def perform(self, effects: list[Effect]) -> None:

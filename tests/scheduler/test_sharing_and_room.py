@@ -6,7 +6,9 @@ import pytest
 
 from sgl_actors.actors.cache.messages import Grant, Granted
 from sgl_actors.actors.scheduler.estimate import OutputEstimate
+from sgl_actors.actors.scheduler.generation import Generation
 from sgl_actors.actors.scheduler.messages import Configure, Finish
+from sgl_actors.actors.scheduler.queue import Queue
 from sgl_actors.actors.worker.fake import complete
 from sgl_actors.actors.worker.messages import SequenceResult, Step, StepDone
 from sgl_actors.errors import InvalidRequest
@@ -61,7 +63,7 @@ def test_when_the_leader_goes_away_the_next_leads() -> None:
     cached = {update.id: update.cached for _, update in desk.updates if update.finish is not None}
     assert desk.finish("r0").reason == "abort"
     assert cached["r1"] == 24, "its first three chunks"
-    assert cached["r2"] == 32, "the last eight are not worth waiting for"
+    assert cached["r2"] == 40
     desk.idle()
 
 
@@ -184,3 +186,85 @@ def test_no_answer_about_growth_begins_a_new_epoch() -> None:
     desk.run()
     assert desk.output("a") == complete([5, 6, 7], GREEDY, 40, 1000)
     desk.idle()
+
+
+def test_a_lower_class_gives_way_first() -> None:
+    """Pages run out: not the one with least to lose of all, but of the lowest class."""
+    desk = modest(Desk(info(pages=70)))
+    desk.submit(request("low", [*PREFIX[:20]], 40))
+    desk.run(10)
+    desk.submit(request("high", [5, 6, 7], 40, priority=9))
+    desk.run()
+    resumed = [new for step in desk.steps for new in step.start if len(new.token_ids) > new.prompt_length]
+    assert [new.prompt_length for new in resumed] == [20]
+    desk.idle()
+
+
+def test_nobody_gives_way_while_there_are_pages() -> None:
+    """Where what is asked for in advance does not fit, as much as is needed now does: room for all of both is enough."""
+    desk = Desk(info(pages=66))
+    desk.core.estimate = OutputEstimate(first=2, least=32)
+    desk.submit(request("a", [5, 6, 7], 30), request("b", [8, 9, 10], 30))
+    desk.run()
+    assert desk.core.counters["retracted"] == 0
+    desk.idle()
+
+
+def test_a_prompt_without_output_says_nothing_of_outputs() -> None:
+    """Prefixes that are only computed, and answers cut short by their asker, do not make outputs look short."""
+    desk = Desk(info(pages=500))
+    before = desk.core.estimate.expect(0)
+    desk.submit(*[request(f"r{n}", [n + 1, 2, 3], n % 2) for n in range(40)])
+    desk.run()
+    assert desk.core.estimate.expect(0) == before
+
+
+def test_a_hint_that_was_too_high_is_looked_up_again() -> None:
+    """A request overtakes another because of what was cached; the pages are gone when it asks for them: nobody waits for ever."""
+    desk = Desk(info(pages=500, context=400), policy="lpm", overtake=50, max_batch=1)
+    desk.core.queue.most_grace = 0
+    desk.submit(request("warm", PREFIX, 1))
+    desk.run()
+    desk.submit(request("running", [1, 2], 3))
+    desk.run(2)
+    desk.submit(request("cold", [3, *range(200, 260)], 1), request("hot", [*PREFIX, 7], 1))
+    for waiting in desk.core.waiting:
+        waiting.place = waiting.arrival
+        if waiting.spec.id == "hot":
+            waiting.hint = 40
+    desk.cache.flush()
+    desk.run()
+    assert {desk.finish(name) for name in ("cold", "hot")} == {Finish("length")}
+    desk.idle()
+
+
+def test_who_overtakes_states_what_it_was_counted_with() -> None:
+    """Its lease asks for no fewer cached tokens than it was expected to find; who overtakes nobody takes what there is."""
+    desk = Desk(info(pages=500, context=400), policy="lpm", overtake=50, max_batch=1, chunk=8)
+    desk.core.queue.most_grace = 0
+    desk.submit(request("warm", PREFIX, 1))
+    desk.run()
+    desk.submit(request("running", [1, 2], 30))
+    desk.run(4)
+    desk.submit(request("cold", [3, *range(200, 260)], 1))
+    desk.run(6)
+    desk.submit(request("hot", [*PREFIX, 7], 1))
+    desk.run()
+    least = {want.tokens: want.least for want in desk.wants}
+    assert least[42] == 40, "hot, before cold"
+    assert least[62] == 0, "cold"
+
+
+def test_calls_of_a_program_stand_where_it_began() -> None:
+    """Per tenant, and no further back than its seniority; a request by itself stands where it came."""
+    queue = Queue("lpm", 100, sharing=True)
+    queue.seniority = 1000
+    places = []
+    for arrival, (program, tenant, processed) in enumerate(
+        [("p", "one", 0), ("", "one", 500), ("p", "one", 600), ("p", "two", 700), ("p", "one", 5000)]
+    ):
+        spec = request(f"r{arrival}", [1, 2, 3], 1, program=program, tenant=tenant)
+        generation = Generation(spec, None, arrival, [1, 2, 3])
+        queue.arrive(generation, processed)
+        places.append(generation.place)
+    assert places == [0, 500, 0, 700, 4000]
