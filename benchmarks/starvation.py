@@ -23,8 +23,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
+from benchmarks.replay.arguments import read_costs
 from benchmarks.replay.engine import Call, Costs, Replay
 from benchmarks.replay.workloads import FIRST, Inventor
 from sgl_actors.actors.scheduler.messages import Options
@@ -136,7 +135,14 @@ def main() -> None:
     parser.add_argument("--costs", type=Path, help="JSON object: seconds of a step, see `Costs`")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    costs = msgspec.json.decode(arguments.costs.read_bytes(), type=Costs) if arguments.costs else Costs()
+    costs = read_costs(parser, arguments.costs)
+    beginnings = tuple(arguments.only.split(","))
+    if unknown := [one for one in beginnings if not any(name.startswith(one) for name in configurations())]:
+        parser.error(
+            f"--only: no configuration begins with {', '.join(map(repr, unknown))}; there are {', '.join(configurations())}"
+        )
+    if arguments.only and arguments.check:
+        parser.error("--check compares configurations with each other: leave out --only")
     rate = capacity(costs)
     calls = load(rate, costs, arguments.seconds, random.Random(1) if arguments.random else None)
     cold = sum(call.kind == "cold" for call in calls)
@@ -146,7 +152,7 @@ def main() -> None:
     )
     rows: dict[str, dict[str, float]] = {}
     for name, options in configurations().items():
-        if not name.startswith(tuple(arguments.only.split(","))):
+        if not name.startswith(beginnings):
             continue
         replay = Replay(calls, options, pages=PAGES, costs=costs)
         rows[name] = report(replay, arguments.seconds)

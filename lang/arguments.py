@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, Final
 
+from sgl_actors.actors.cache.messages import LONGEST_PIN, PIN_NAME, PIN_NAME_WORDS, SHORTEST_PIN
 from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.ir import SamplingArgs, check_text
 
@@ -57,9 +59,7 @@ def _argument(where: str, name: str, value: Any) -> Any:
     if name in NUMBERS:
         return number(where, name, value, *NUMBERS[name])
     if name in FLAGS:
-        if not isinstance(value, bool):
-            raise InvalidPrimitive(f"{where}: {name} is True or False, not {value!r:.80}", param=name)
-        return value
+        return flag(where, name, value)
     if name == "stop":
         return _stops(where, value)
     if name == "stop_token_ids":
@@ -141,6 +141,21 @@ def check_salt(where: str, salt: object) -> str:
         )
     check_text(f"{where}: cache_salt", salt, "cache_salt")
     return salt
+
+
+def check_pin(where: str, ttl: object, name: object) -> float:
+    """The seconds of a pin; `InvalidPrimitive` for none between 1 and 30 days, or a name (not "") that no pin can have."""
+    seconds = number(where, "ttl", ttl, SHORTEST_PIN, LONGEST_PIN)
+    if not isinstance(name, str) or (name and not re.fullmatch(PIN_NAME, name)):
+        raise InvalidPrimitive(f"{where}: name is {PIN_NAME_WORDS}, not {name!r:.80}", param="name")
+    return seconds
+
+
+def flag(where: str, name: str, value: object) -> bool:
+    """True or False; `InvalidPrimitive` for anything else, also for what Python takes for one of them."""
+    if not isinstance(value, bool):
+        raise InvalidPrimitive(f"{where}: {name} is True or False, not {value!r:.80}", param=name)
+    return value
 
 
 def check_choices(name: str | None, choices: Sequence[str]) -> tuple[str, ...]:

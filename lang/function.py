@@ -15,6 +15,7 @@ from sgl_actors.lang.arguments import (
     MAX_TIMEOUT,
     check_name,
     check_salt,
+    flag,
     number,
     sampling_args,
     whole,
@@ -253,7 +254,7 @@ class Program:
             sampling_args(where, sampling),
             whole(where, "priority", asked.priority, -MAX_PRIORITY, MAX_PRIORITY),
             check_salt(where, asked.cache_salt),
-            bool(asked.fork_hint),
+            flag(where, "fork_hint", asked.fork_hint),
         )
         return arguments, run_options
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 import msgspec
 
-from sgl_actors.lang.arguments import check_name, whole
+from sgl_actors.lang.arguments import check_name, check_pin, whole
 from sgl_actors.lang.errors import InvalidPrimitive, UnresolvedVariable
 from sgl_actors.lang.ir import (
     APPEND,
@@ -197,13 +197,16 @@ class ProgramState:
         return await self._stream.meta(name, self._stream.length)
 
     async def pin(self, *, ttl: float, name: str = "") -> str:
-        """Keep what this state holds from eviction for `ttl` seconds (at most 30 days), once everything added so far is done.
+        """Keep what this state holds from eviction for `ttl` seconds (from 1, at most 30 days), once everything added so far is done.
 
         Programs that begin with the same text find it in the cache meanwhile; what they add may change the last tokens. Pinning under a
         name again replaces the pin of that name. Returns the pin's name, drawn by the node if none is given.
         """
+        seconds = check_pin("pin", ttl, name)
         text = (await self._stream.snapshot()).text
-        return (await self._stream.pin(text, ttl, name)).name
+        if not text:
+            raise InvalidPrimitive("pin: this state holds nothing yet; a prefix has at least one token")
+        return (await self._stream.pin(text, seconds, name)).name
 
     async def sync(self) -> None:
         """Wait until everything added so far is done; raises if it failed."""

@@ -137,7 +137,7 @@ class CacheActor(Actor):
             "leases": core.leases,
             "pins": core.pins.count,
             "nodes": core.tree.nodes,
-            "tenants": core.tree.namespaces,
+            "namespaces": core.tree.namespaces,
             "subscribers": len(self._subscribers),
             "asked_tokens_total": counters.asked_tokens,
             "hit_tokens_total": counters.hit_tokens,
@@ -239,7 +239,7 @@ class CacheActor(Actor):
 
     def _expire(self) -> None:
         for pin in self.core.pins.expire(self.ctx.now()):
-            self.log.info("pin expired", pin=pin.name, namespace=pin.namespace)
+            self.log.info("pin expired", pin=pin.name, tenant=pin.namespace.partition("\x1f")[0])
         self._await_expiry()
 
     def _await_expiry(self) -> None:
@@ -253,7 +253,7 @@ class CacheActor(Actor):
 
     def _report_yielded(self) -> None:
         for pin in self.core.pins.yielded:
-            self.log.warning("pin gave way", pin=pin.name, namespace=pin.namespace)
+            self.log.warning("pin gave way", pin=pin.name, tenant=pin.namespace.partition("\x1f")[0])
         self.core.pins.yielded.clear()
 
     # -- readers ------------------------------------------------------------------------------------------

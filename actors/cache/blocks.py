@@ -1,7 +1,8 @@
 """Blocks of `BLOCK` tokens and the digests that name them.
 
 A block's digest is the SHA-256 of its parent's digest and its own packed tokens, so it names the whole prefix that ends with it. It
-belongs to the edge of the tree that holds its last token: it is cached exactly as long as that token is.
+belongs to the edge of the tree that holds its last token: it is cached as long as that token is, there or, where a page
+crosses the border of a block, on a sibling edge.
 """
 
 from __future__ import annotations

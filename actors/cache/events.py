@@ -104,11 +104,21 @@ class EventLog:
         keep = left // BLOCK - start // BLOCK
         line = [known.above, *known.digests]
         for index in range(len(known.digests), keep, -1):
+            if self._elsewhere(leaf, (start // BLOCK + index) * BLOCK - start):
+                continue
             self._append(Change("removed", known.namespace, line[index], line[index - 1]))
         if pages == len(leaf.pages):
             del self._chains[leaf]
         else:
             self._chains[leaf] = known._replace(tokens=left, digests=known.digests[:keep])
+
+    def _elsewhere(self, leaf: Node, tokens: int) -> bool:
+        """Whether a sibling begins with the same `tokens` tokens: pages that cross the borders of blocks part behind them."""
+        if BLOCK % self.tree.page_size == 0 or tokens >= self.tree.page_size:
+            return False
+        assert leaf.parent is not None
+        same = bytes(leaf.key[: tokens * TOKEN_BYTES])
+        return any(one is not leaf and one.key.startswith(same) for one in leaf.parent.children.values())
 
     def split(self, lower: Node) -> None:
         """See `radix_tree.Observer`. Both halves are hashed anew when they are needed."""

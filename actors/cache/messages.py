@@ -18,6 +18,11 @@ BLOCK = 64
 """Tokens of a block that has a digest."""
 DEFAULT = "default"
 """The namespace of requests without tenant and salt."""
+PIN_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
+"""What a pin's name matches as a whole: it stands in a path of HTTP."""
+PIN_NAME_WORDS = "1 to 64 letters, digits, dots, dashes and underscores, the first no dot or dash"
+SHORTEST_PIN, LONGEST_PIN = 1.0, 30 * 24 * 3600.0
+"""Seconds that a pin may be asked for; the cache itself takes any fraction of the first."""
 
 
 def pack(token_ids: Sequence[int]) -> bytes:
@@ -256,7 +261,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One change of what is cached, in blocks of `BLOCK` tokens.
 
     Attributes:
-        kind: "stored", "removed" (one block each) or "cleared" (everything; the other fields are empty).
+        kind: "stored", "removed" (one block each) or "cleared" (everything; the other fields are empty). A block may be told as
+            stored again while it is; removed is told once.
         namespace: of the block.
         digest: SHA-256 of the parent's digest and the block's packed tokens; a first block's parent is the digest of revision and
             namespace.

@@ -10,20 +10,17 @@ needs their pages, the oldest give way.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sgl_actors.actors.cache import messages
-from sgl_actors.actors.cache.messages import Pinned
+from sgl_actors.actors.cache.messages import LONGEST_PIN, PIN_NAME, PIN_NAME_WORDS, Pinned
 from sgl_actors.actors.cache.radix_tree import TOKEN_BYTES, Node, RadixTree, common
 from sgl_actors.errors import InvalidRequest, NotReady, Overloaded
 
 MOST_PINS = 1024
 """Live pins at most."""
-LONGEST = 30 * 24 * 3600.0
-"""Seconds a pin may live at most."""
-LONGEST_NAME = 256
-"""Characters of a name at most."""
 
 
 @dataclass(slots=True)
@@ -69,6 +66,7 @@ class PinBoard:
         self.yielded_total = 0
         self._pins: dict[tuple[str, str], PinnedPrefix] = {}
         self._short: dict[str, list[PinnedPrefix]] = {}
+        self._total = 0
         self._limit = 0
         self._tree = RadixTree(1)
 
@@ -103,7 +101,7 @@ class PinBoard:
 
         Where that is too small for all wishes, the oldest give way.
         """
-        self._tree, self._limit = tree, int(self.share * total)
+        self._tree, self._total, self._limit = tree, total, int(self.share * total)
         for pin in self._pins.values():
             pin.node, pin.held = None, 0
         while self.wished > self._limit:
@@ -114,7 +112,7 @@ class PinBoard:
         """Hold a prefix from now on; a live pin of that name (which must be given) and namespace is replaced.
 
         Raises:
-            InvalidRequest: a ttl outside 0 (exclusive) … 30 days, a name too long, a key that is torn, shorter than a page, or longer
+            InvalidRequest: no share of the pool for pins, a ttl outside 0 (exclusive) … 30 days, a wrong name, a key that is torn, shorter than a page, or longer
                 than pins may hold at all.
             Overloaded: the other pins leave no room for it.
             NotReady: there is no pool yet.
@@ -182,16 +180,16 @@ class PinBoard:
         return True
 
     def _validate(self, wish: messages.Pin) -> None:
+        if not self._total:
+            raise NotReady("there is no KV pool yet in which to pin")
         if not self._limit:
-            raise NotReady("there is no KV pool yet in which to pin, or [cache] pinned leaves no page for it")
-        if not (math.isfinite(wish.ttl) and 0 < wish.ttl <= LONGEST):
+            raise InvalidRequest(f"[cache] pinned = {self.share:g} leaves no page; raise it in node.toml")
+        if not (math.isfinite(wish.ttl) and 0 < wish.ttl <= LONGEST_PIN):
             raise InvalidRequest(
-                f"a pin lives more than 0 and at most {LONGEST:.0f} seconds, not {wish.ttl}", param="ttl"
+                f"a pin lives more than 0 and at most {LONGEST_PIN:.0f} seconds, not {wish.ttl}", param="ttl"
             )
-        if not 0 < len(wish.name) <= LONGEST_NAME:
-            raise InvalidRequest(
-                f"a pin's name has 1 to {LONGEST_NAME} characters, not {len(wish.name)}", param="name"
-            )
+        if not re.fullmatch(PIN_NAME, wish.name):
+            raise InvalidRequest(f"name: {wish.name[:80]!r} is not {PIN_NAME_WORDS}", param="name")
         if len(wish.key) % TOKEN_BYTES or len(wish.key) < self._tree.stride:
             raise InvalidRequest(
                 f"a pin holds whole pages of {self._tree.page_size} tokens ({TOKEN_BYTES} bytes each); "
@@ -204,8 +202,9 @@ class PinBoard:
         own = self._whole(wish.key)
         if len(own) // self._tree.stride > self._limit:
             raise InvalidRequest(
-                f"{len(own) // self._tree.stride} pages are more than the {self._limit} that pins may hold together "
-                "([cache] pinned, as a share of the pool): pin a shorter prefix",
+                f"{len(wish.key) // TOKEN_BYTES} tokens take {len(own) // self._tree.stride} pages, more than the {self._limit} "
+                "that pins may hold together ([cache] pinned, as a share of the pool): pin a shorter prefix, "
+                "or raise [cache] pinned",
                 param="key",
             )
         if len(others) >= MOST_PINS:

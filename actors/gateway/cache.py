@@ -6,7 +6,7 @@ A tenant sees and changes its own part; what concerns all is the business of the
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import cast
 
@@ -24,7 +24,7 @@ from sgl_actors.actors.gateway.cache_types import (
     PinsAnswer,
     UnpinAnswer,
 )
-from sgl_actors.actors.gateway.limits import check_ids, check_salt
+from sgl_actors.actors.gateway.limits import check_ids, check_pin, check_salt
 from sgl_actors.actors.gateway.openai_chat import parse_messages
 from sgl_actors.actors.gateway.service import Service, exchange_of, reply, service_of
 from sgl_actors.actors.gateway.sse import EventStream, EventWriter, LineWriter, until_gone
@@ -60,32 +60,48 @@ async def pin(request: Request) -> Response:
     """Compute a prefix, unless it is cached, and keep it."""
     service, exchange = service_of(request), exchange_of(request)
     body = await service.read(request, PinBody)
-    info = await service.view.admit()
+    check_pin(body.ttl, body.name)
     salt = check_salt(body.cache_salt)
+    info = await service.view.admit()
     ids = await _ids(service, body, info.vocabulary)
     exchange.prompts, exchange.prompt_tokens = 1, len(ids)
-    pinned = await until_gone(
-        request.receive,
-        service.node.pin(
-            ids,
-            ttl=body.ttl,
-            name=body.name or "",
-            tenant=exchange.tenant.name,
-            salt=salt,
-            timeout=service.options.timeout,
-            trace=exchange.trace,
-        ),
-    )
+    try:
+        pinned = await until_gone(
+            request.receive,
+            service.node.pin(
+                ids,
+                ttl=body.ttl,
+                name=body.name or "",
+                tenant=exchange.tenant.name,
+                salt=salt,
+                timeout=service.options.timeout,
+                trace=exchange.trace,
+            ),
+        )
+    except InvalidRequest as error:
+        if error.param != "key":
+            raise
+        raise InvalidRequest(error.message, param=_source(body)) from None
     return reply(_answer(pinned))
 
 
 async def unpin(request: Request) -> Response:
-    """Let go of a pin; for the admin also of other tenants' pins of that name."""
+    """Let go of one's own pin with that name and `cache_salt`, "" for none; the admin's `tenant` says whose."""
     service, tenant = service_of(request), exchange_of(request).tenant
     name = request.path_params["name"]
-    found = [pin for pin in tenant.visible(await service.node.pins()) if pin.name == name]
+    query = _query(request, "cache_salt", "tenant")
+    owner, salt = query.get("tenant", tenant.name), check_salt(query.get("cache_salt"))
+    if owner != tenant.name:
+        tenant.check_admin("unpinning what another tenant has pinned")
+    place = (owner, salt)
+    pins = tenant.visible(await service.node.pins())
+    found = [pin for pin in pins if pin.name == name and split_namespace(pin.namespace) == place]
     if not found:
-        raise PinNotFound(f"there is no pin {name[:64]!r}; /cache/pins lists them", param="name")
+        with_salt = f"cache_salt {salt[:64]!r}" if salt else "no cache_salt"
+        raise PinNotFound(
+            f"tenant {owner[:64]!r} has no pin {name[:64]!r} with {with_salt}; /cache/pins lists them",
+            param="name",
+        )
     await service.node.unpin(found)
     return reply(UnpinAnswer([_answer(pin) for pin in found]))
 
@@ -110,8 +126,8 @@ async def events(request: Request) -> Response:
 async def export(request: Request) -> Response:
     """Everything cached as JSON lines, an edge of the tree each: of all, or of the asker's namespace with `cache_salt`."""
     service, exchange = service_of(request), exchange_of(request)
-    salt = check_salt(request.query_params.get("cache_salt"))
-    with_tokens = _flag(request, "tokens")
+    query = _query(request, "cache_salt", "tokens")
+    salt, with_tokens = check_salt(query.get("cache_salt")), _flag(query, "tokens")
     everything = exchange.tenant.admin and not salt
     namespace = None if everything else exchange.tenant.namespace(salt)
     await service.node.cache()
@@ -167,6 +183,11 @@ def _answer(pin: Pinned) -> PinAnswer:
     return PinAnswer(pin.name, tenant, salt, pin.tokens, pin.held, round(pin.expires_in, 3))
 
 
+def _source(body: PinBody) -> str:
+    """The field that the prefix stands in."""
+    return "text" if body.text is not None else "messages" if body.messages is not None else "input_ids"
+
+
 async def _ids(service: Service, body: PinBody, vocabulary: int) -> list[int]:
     """The prefix of a body in ids."""
     if sum(given is not None for given in (body.text, body.input_ids, body.messages)) != 1:
@@ -182,13 +203,28 @@ async def _ids(service: Service, body: PinBody, vocabulary: int) -> list[int]:
     else:
         ids = (await service.node.tokenize(Tokenize(text=body.text))).token_ids
     if not ids:
-        raise InvalidRequest("text: it is empty; a prefix has at least one token", param="text")
+        field = _source(body)
+        raise InvalidRequest(f"{field}: it is empty; a prefix has at least one token", param=field)
     return ids
 
 
-def _flag(request: Request, name: str) -> bool:
+def _query(request: Request, *names: str) -> dict[str, str]:
+    """The query parameters, which may be these; `InvalidRequest` for another one or for one that is there twice."""
+    given: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in names:
+            raise InvalidRequest(
+                f"{name[:64]}: no parameter of this route, which has {' and '.join(names)}", param=name[:64]
+            )
+        if name in given:
+            raise InvalidRequest(f"{name}: it is given twice", param=name)
+        given[name] = value
+    return given
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
     """A query parameter that is true or false; absent it is false."""
-    text = request.query_params.get(name, "false").lower()
+    text = query.get(name, "false").lower()
     if text not in ("true", "false", "1", "0"):
         raise InvalidRequest(f"{name}: expected true or false, got {text[:64]!r}", param=name)
     return text in ("true", "1")

@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sgl_actors.actors.cache.messages import LONGEST_PIN, PIN_NAME, SHORTEST_PIN
 from sgl_actors.actors.gateway.openai_types import ChatTurn, Count
 
-LONGEST_PIN = 30 * 24 * 3600.0
-"""Seconds that a pin may last without being renewed."""
-
-Ttl = Annotated[float, Meta(gt=0, le=LONGEST_PIN)]
-PinName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
+Ttl = Annotated[float, Meta(extra_json_schema={"minimum": SHORTEST_PIN, "maximum": LONGEST_PIN})]
+PinName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{PIN_NAME}$"})]
+"""The limits of both are for readers of the schema; `limits.check_pin` has the words for who breaks them."""
 
 
 class PinBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ import secrets
 import unicodedata
 from collections.abc import Iterable
 
+from sgl_actors.actors.cache.messages import LONGEST_PIN, PIN_NAME, PIN_NAME_WORDS, SHORTEST_PIN
 from sgl_actors.errors import InvalidRequest
 
 MAX_TOTAL_CHOICES = 1024
@@ -83,6 +84,16 @@ def check_salt(salt: str | None, param: str = "cache_salt") -> str:
     if any(unicodedata.category(character) == "Cc" for character in salt):
         raise InvalidRequest(f"{param}: it has control characters", param=param)
     return salt
+
+
+def check_pin(ttl: float, name: str | None) -> None:
+    """Refuse seconds or a name that no pin can have."""
+    if not SHORTEST_PIN <= ttl <= LONGEST_PIN:
+        raise InvalidRequest(
+            f"ttl: {ttl:g} s is not {SHORTEST_PIN:g} to {LONGEST_PIN:.0f} seconds", param="ttl"
+        )
+    if name is not None and not re.fullmatch(PIN_NAME, name):
+        raise InvalidRequest(f"name: {name[:80]!r} is not {PIN_NAME_WORDS}", param="name")
 
 
 def one_salt(cache_salt: str | None, extra_key: str | None) -> str:

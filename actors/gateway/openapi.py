@@ -72,7 +72,11 @@ OPERATIONS: list[tuple[str, str, str, Struct | None, Struct | None, Struct | Non
 
 PARAMETERS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("/v1/models/{name}", "get"): [("name", "path", "string")],
-    ("/cache/pin/{name}", "delete"): [("name", "path", "string")],
+    ("/cache/pin/{name}", "delete"): [
+        ("name", "path", "string"),
+        ("cache_salt", "query", "string"),
+        ("tenant", "query", "string"),
+    ],
     ("/cache/events", "get"): [("Last-Event-ID", "header", "string")],
     ("/cache/export", "get"): [("tokens", "query", "boolean"), ("cache_salt", "query", "string")],
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from contextlib import suppress
 
 import msgspec
 
@@ -92,7 +93,9 @@ async def _come_up(node: RunningNode, cell: Cell) -> ModelInfo | None:
 
 
 def _print(lines: list[str]) -> None:
-    print("\n".join(lines), flush=True)  # noqa: T201 - the terminal is its door
+    """Whoever read the output may be gone; that is no reason to end, or not to."""
+    with suppress(OSError):
+        print("\n".join(lines), flush=True)  # noqa: T201 - the terminal is its door
 
 
 async def _embedded(request: EmbeddedRequest) -> int:

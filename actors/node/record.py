@@ -24,6 +24,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
         pid: of its root process.
         name: `[node] name`.
         log_dir: folder of its log files.
+        tenants: names of those that `[tenants]` has keys of.
     """
 
     endpoint: str
@@ -31,6 +32,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     url: str = ""
     name: str = "node"
     log_dir: str = ""
+    tenants: list[str] = []
 
     @property
     def alive(self) -> bool:

@@ -135,7 +135,12 @@ class RunningNode:
         cell = self.system.spawn(NodeRoot, ROOT, self._root_config, epoch=1, on_exit=self._root_ended)
         await cell.ready.wait()
         record = NodeRecord(
-            self.endpoint, os.getpid(), self.url, self.config.node.name, str(self.config.log_dir)
+            self.endpoint,
+            os.getpid(),
+            self.url,
+            self.config.node.name,
+            str(self.config.log_dir),
+            list(self.config.tenants),
         )
         temporary = self._record_file.with_suffix(".new")
         temporary.write_bytes(msgspec.json.encode(record))
@@ -162,8 +167,8 @@ class RunningNode:
             nonlocal asked
             asked += 1
             if asked == 1 and cell.state == "running":
-                notice(self.config.node.drain)
                 cell.context.task(self._shutdown(cell, self.config.node.drain))
+                notice(self.config.node.drain)
             else:
                 self.hurried = True
                 self.done.set()

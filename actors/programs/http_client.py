@@ -79,7 +79,7 @@ class HttpClient:
         except TimeoutError:
             raise DeadlineExceeded(f"{self.url}: no answer within {timeout:g} s") from None
         except httpx2.TransportError as error:
-            raise NotReady(f"{self.url}: {type(error).__name__}: {error}") from error
+            raise _unreachable(self.url, error) from None
         raise ProtocolError(f"{self.url}: the stream ended without a finish reason")
 
     async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
@@ -130,10 +130,16 @@ class HttpClient:
         except httpx2.TimeoutException as error:
             raise DeadlineExceeded(f"{self.url}{path}: no answer within {timeout:g} s") from error
         except httpx2.TransportError as error:
-            raise NotReady(f"{self.url}: {type(error).__name__}: {error}") from error
+            raise _unreachable(self.url, error) from None
         if response.status_code != httpx2.codes.OK:
             raise failure(response.status_code, response.content)
         try:
             return msgspec.json.decode(response.content, type=expect)
         except msgspec.DecodeError as error:
             raise ProtocolError(f"{self.url}{path}: {error}") from None
+
+
+def _unreachable(url: str, error: httpx2.TransportError) -> NotReady:
+    """What a program is told; a request that could not be written is not quoted, for it carries the key."""
+    why = "" if isinstance(error, httpx2.LocalProtocolError) else f": {error}"
+    return NotReady(f"{url}: {type(error).__name__}{why}")

@@ -198,15 +198,25 @@ def connect(endpoint: str, *, api_key: str | None = None) -> Connection:
         api_key: for a node with tenants, over HTTP; without it $SGL_ACTORS_API_KEY.
 
     Raises:
-        ConfigError: no such kind of address.
+        ConfigError: no such kind of address, or a key that no request could carry.
     """
     if not endpoint.startswith(("http://", "https://", "ipc://", "tcp://")):
         raise ConfigError(
             f"connect: {endpoint!r} is no address of a node: http://host:port, ipc://path or tcp://host:port"
         )
-    connection = Connection(endpoint, os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
+    connection = Connection(
+        endpoint, check_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
+    )
     _stack.append(connection)
     return connection
+
+
+def check_key(key: object) -> str:
+    """The key as requests carry it, without one newline at its end; `ConfigError`, which does not show it, for what is none."""
+    text = key.removesuffix("\n").removesuffix("\r") if isinstance(key, str) else None
+    if text is None or not all("!" <= character <= "~" for character in text):
+        raise ConfigError(f"api_key / ${KEY_VARIABLE}: expected visible ASCII without spaces")
+    return text
 
 
 async def _open_endpoint(endpoint: str, key: str) -> tuple[NodeHandle, Callable[[Context], Client], bool]:

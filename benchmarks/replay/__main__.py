@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.replay.arguments import chosen, read_costs
 from benchmarks.replay.engine import Call, Costs, Replay
 from benchmarks.replay.oracle import offline, quarter
 from benchmarks.replay.workloads import WORKLOADS, Corpus, build, made_up, real
@@ -31,6 +32,7 @@ UNLIMITED = 1 << 22
 """Pages that no workload fills."""
 OF_OPTIMUM = 0.99
 OF_OFFLINE = 0.96
+POOLS = ("unlimited", "quarter")
 POLICIES = ("lpm", "dfs-weight", "hrrn", "fcfs")
 
 
@@ -106,11 +108,13 @@ class Ratios:
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.replay",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workload", default=",".join(WORKLOADS), help="some of " + ", ".join(WORKLOADS))
     parser.add_argument("--policy", default="", help="some of " + ", ".join(POLICIES))
-    parser.add_argument("--pool", default="unlimited,quarter")
+    parser.add_argument("--pool", default=",".join(POOLS), help="some of " + ", ".join(POOLS))
     parser.add_argument("--matrix", action="store_true", help="every policy, without sharing, without bound")
     parser.add_argument("--max-batch", type=int, default=Options().max_batch)
     parser.add_argument("--data", default=os.environ.get("SGL_ACTORS_DATA"))
@@ -119,19 +123,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    costs = msgspec.json.decode(arguments.costs.read_bytes(), type=Costs) if arguments.costs else Costs()
-    policies = arguments.policy.split(",") if arguments.policy else []
-    chosen = configurations(policies, matrix=arguments.matrix, max_batch=arguments.max_batch)
+    costs = read_costs(parser, arguments.costs)
+    workloads = chosen(parser, "--workload", arguments.workload, WORKLOADS)
+    pools = chosen(parser, "--pool", arguments.pool, POOLS)
+    policies = chosen(parser, "--policy", arguments.policy, POLICIES) if arguments.policy else []
+    cases = configurations(policies, matrix=arguments.matrix, max_batch=arguments.max_batch)
     texts = corpus(None if arguments.made_up else arguments.data)
     ratios = Ratios()
-    for workload in arguments.workload.split(","):
+    for workload in workloads:
         calls = build(workload, texts, arguments.seed)
         known = not any(call.after for call in calls)
-        for pool in arguments.pool.split(","):
+        for pool in pools:
             pages = quarter(calls) if pool == "quarter" else UNLIMITED
             best = offline(calls, pages)
             where = {"workload": workload, "calls": len(calls), "pool": pool, "pages": pages}
-            for name, options in chosen.items():
+            for name, options in cases.items():
                 row = measure(calls, options, pages, costs)
                 ratios.add(pool, name, row["hit_rate"] / best, known=known)
                 line = {

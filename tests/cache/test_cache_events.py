@@ -61,7 +61,7 @@ class Mirror:
                 above = self.blocks.get(event.parent, (event.namespace, ()))[1]
                 assert len(event.token_ids) == BLOCK
                 block = (event.namespace, (*above, *event.token_ids))
-                assert event.digest not in self.blocks
+                assert event.digest not in self.blocks or BLOCK % self.log.tree.page_size, "told twice"
                 assert event.digest == digest_of(*block, self.log.revision)
                 self.blocks[event.digest] = block
                 self.parents[event.digest] = event.parent
@@ -80,7 +80,7 @@ def blocks_of(cache: RadixCache) -> set[Block]:
     return found
 
 
-@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize("page_size", [1, 4, 16, 24, 48])
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_mirror_equals_the_tree(page_size: int, seed: int) -> None:

@@ -127,9 +127,9 @@ def test_names_are_per_namespace() -> None:
         (Pin(key=pack([1] * 4), ttl=30 * 24 * 3600 + 1.0, name="p"), "seconds"),
         (Pin(key=pack([1] * 3), ttl=1.0, name="p"), "whole pages of 4 tokens"),
         (Pin(key=pack([1] * 4) + b"x", ttl=1.0, name="p"), "33 bytes"),
-        (Pin(key=pack([1] * 4), ttl=1.0, name="n" * 257), "256 characters"),
-        (Pin(key=pack([1] * 4), ttl=1.0, name=""), "256 characters"),
-        (Pin(key=pack([1] * 24), ttl=1.0, name="p"), "6 pages are more than the 4"),
+        (Pin(key=pack([1] * 4), ttl=1.0, name="n" * 65), "1 to 64"),
+        (Pin(key=pack([1] * 4), ttl=1.0, name=""), "1 to 64"),
+        (Pin(key=pack([1] * 24), ttl=1.0, name="p"), "24 tokens take 6 pages, more than the 4"),
     ],
 )
 def test_bad_pin_is_refused(wish: Pin, why: str) -> None:
@@ -169,6 +169,21 @@ def test_pin_before_there_is_a_pool() -> None:
     """Whoever is too early is told so."""
     with pytest.raises(NotReady):
         pin(RadixCache(0, 1), [1])
+
+
+def test_without_a_share_of_the_pool_nothing_can_be_pinned() -> None:
+    """Trying again would never help: the error says which value has to change."""
+    for share in (0.0, 0.1):
+        with pytest.raises(InvalidRequest, match=f"pinned = {share:g} leaves no page; raise it in node.toml"):
+            pin(RadixCache(8, 1, pins=pins.PinBoard(share)), [1])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "-x", "a b", "a/b", "a\n", "x" * 65])
+def test_names_that_no_pin_has(name: str) -> None:
+    """A name stands in a path of HTTP and in messages."""
+    with pytest.raises(InvalidRequest, match="name: ") as caught:
+        pin(RadixCache(8, 1), [1], name)
+    assert caught.value.param == "name"
 
 
 def test_smaller_pool_drops_the_oldest_wishes() -> None:

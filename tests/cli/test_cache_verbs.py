@@ -38,7 +38,7 @@ from sgl_actors.cli import node as cli_node
 from sgl_actors.cli.app import app
 from sgl_actors.cli.cache import format_seconds
 from sgl_actors.cli.cache_app import parse_seconds
-from sgl_actors.errors import ConfigError, InvalidRequest, Overloaded, PinNotFound
+from sgl_actors.errors import ConfigError, Overloaded, PinNotFound
 
 SALTED = namespace_of("alice", "s")
 
@@ -142,6 +142,13 @@ def test_ls_of_an_empty_cache_has_no_tables(node: Node) -> None:
     assert "TENANT" not in out
 
 
+def test_ls_shows_the_beginning_of_a_long_salt(node: Node) -> None:
+    """A table stays readable; JSON has all of it."""
+    node.pinned = [Pinned("p", namespace_of("alice", "0123456789" * 3), 1, 1, 5.0)]
+    assert "alice (salt 012345678901234567890123…)" in invoke("cache", "ls").stdout
+    assert "0123456789" * 3 in invoke("cache", "ls", "--json").stdout
+
+
 def test_ls_json(node: Node) -> None:
     """The same for programs, with tenant and salt apart."""
     answer = json.loads(invoke("cache", "ls", "--json").stdout)
@@ -194,13 +201,20 @@ def test_pin_files(node: Node, tmp_path: Path) -> None:
     [
         ([], "", ConfigError, "give one of TEXT, --file and --messages"),
         (["x", "--file", "-"], "y", ConfigError, "give one of"),
-        (["x", "--ttl", "soon"], "", ConfigError, "--ttl soon"),
-        (["x", "--name", "a b"], "", ConfigError, "--name a b"),
-        ([""], "", InvalidRequest, "empty"),
-        (["--file", "-"], "", InvalidRequest, "empty"),
-        (["--messages", "-"], "{}", InvalidRequest, "--messages: expected"),
-        (["--messages", "-"], "[]", InvalidRequest, "there is none"),
-        (["--messages", "-"], '[{"role": "user"}]', InvalidRequest, "content"),
+        (["x", "--ttl", "soon"], "", ConfigError, "--ttl 'soon'"),
+        (["x", "--ttl", ""], "", ConfigError, "--ttl ''"),
+        (["x", "--ttl", "0.9"], "", ConfigError, "from 1s to 30d"),
+        (["x", "--name", "a b"], "", ConfigError, "--name 'a b'"),
+        (["x", "--name", ".."], "", ConfigError, "--name '..'"),
+        (["x", "--tenant", "alice\x1fs1"], "", ConfigError, r"--tenant 'alice\x1fs1'"),
+        (["x", "--tenant", "a b"], "", ConfigError, "--tenant 'a b'"),
+        (["x", "--salt", "a\n"], "", ConfigError, "--salt"),
+        (["x", "--salt", "x" * 257], "", ConfigError, "at most 256 characters"),
+        ([""], "", ConfigError, "empty"),
+        (["--file", "-"], "", ConfigError, "empty"),
+        (["--messages", "-"], "{}", ConfigError, "--messages: expected"),
+        (["--messages", "-"], "[]", ConfigError, "there is none"),
+        (["--messages", "-"], '[{"role": "user"}]', ConfigError, "content"),
     ],
 )
 def test_pins_that_cannot_be(
@@ -226,8 +240,39 @@ def test_unpin(node: Node) -> None:
     assert node.asked[-1] == Unpin(["q"], SALTED)
     result = invoke("cache", "unpin", "q", "--tenant", "bob")
     assert isinstance(result.exception, PinNotFound)
+    assert str(result.exception) == "no pin 'q' of tenant bob; there are: none"
     result = invoke("cache", "unpin", "r")
     assert str(result.exception) == "no pin 'r'; there are: p, q"
+
+
+def test_unpin_ends_no_pin_that_was_not_meant(node: Node) -> None:
+    """Of several of that name one has to be chosen, by tenant and salt; a message names few of many pins."""
+    node.pinned = [Pinned("p", space, 1, 1, 5.0) for space in ("alice", SALTED, "bob")]
+    result = invoke("cache", "unpin", "p", "--tenant", "alice")
+    assert isinstance(result.exception, ConfigError)
+    assert "of alice, alice (salt s): say which" in str(result.exception)
+    assert not any(isinstance(message, Unpin) for message in node.asked)
+    assert invoke("cache", "unpin", "p", "--tenant", "alice", "--salt", "s").exit_code == 0
+    assert node.asked[-1] == Unpin(["p"], SALTED)
+    assert invoke("cache", "unpin", "p", "--tenant", "alice", "--salt", "").stdout.endswith(
+        "1 token was held\n"
+    )
+    assert node.asked[-1] == Unpin(["p"], "alice")
+    node.pinned = [Pinned(f"p{index:02}", "default", 1, 1, 5.0) for index in range(12)]
+    assert "p00, p01" in str(invoke("cache", "unpin", "x").exception)
+    assert str(invoke("cache", "unpin", "x").exception).endswith("p09 and 2 more")
+
+
+def test_a_pin_is_of_a_tenant_that_the_node_has(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else could ever find it; the message has those there are."""
+    record = NodeRecord("ipc://x", 1, tenants=["alice", "bob"])
+    monkeypatch.setattr(cli_node, "find", lambda _node, _config: record)
+    result = invoke("cache", "pin", "x", "--tenant", "carol")
+    assert isinstance(result.exception, ConfigError)
+    assert "no such tenant; it has alice, bob" in str(result.exception)
+    assert isinstance(invoke("cache", "pin", "x").exception, ConfigError)
+    assert node.asked == []
+    assert invoke("cache", "pin", "x", "--tenant", "bob").exit_code == 0
 
 
 def test_flush(node: Node) -> None:
@@ -291,7 +336,7 @@ def test_any_text_is_a_time_or_refused(text: str) -> None:
         seconds = parse_seconds(text)
     except ConfigError:
         return
-    assert 0 < seconds <= 30 * 86400
+    assert 1 <= seconds <= 30 * 86400
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from sgl_actors.actors.cache.messages import Edge, Event, Exported
+from sgl_actors.actors.cache.messages import Edge, Event, Exported, Pinned
 from sgl_actors.actors.gateway.app import build_app
 from sgl_actors.actors.gateway.service import Service
 from sgl_actors.actors.node.client import namespace_of
+from sgl_actors.errors import InvalidRequest
 from tests.gateway.fake_node import FakeNode, encode
 
 CHAT = [{"role": "system", "content": "Be brief."}]
@@ -80,17 +81,20 @@ async def test_pin(
         ({"ttl": 5}, "text"),
         ({"ttl": 5, "text": "x", "input_ids": [1]}, "text"),
         ({"ttl": 5, "text": ""}, "text"),
-        ({"ttl": 5, "input_ids": []}, "text"),
+        ({"ttl": 5, "input_ids": []}, "input_ids"),
         ({"ttl": 5, "input_ids": [257]}, "input_ids"),
         ({"ttl": 5, "messages": []}, "messages"),
         ({"ttl": 5, "messages": [{"role": "boss", "content": "x"}]}, "messages[0].role"),
         ({"text": "x"}, "ttl"),
         ({"text": "x", "ttl": 0}, "ttl"),
+        ({"text": "x", "ttl": 0.5}, "ttl"),
         ({"text": "x", "ttl": -1}, "ttl"),
         ({"text": "x", "ttl": 1e9}, "ttl"),
         ({"text": "x", "ttl": "10m"}, "ttl"),
         ({"text": "x", "ttl": 5, "name": ""}, "name"),
         ({"text": "x", "ttl": 5, "name": "a/b"}, "name"),
+        ({"text": "x", "ttl": 5, "name": ".."}, "name"),
+        ({"text": "x", "ttl": 5, "name": "a\n"}, "name"),
         ({"text": "x", "ttl": 5, "name": "x" * 65}, "name"),
         ({"text": "x", "ttl": 5, "cache_salt": "a\x1fb"}, "cache_salt"),
         ({"text": "x", "ttl": 5, "cache_salt": "x" * 257}, "cache_salt"),
@@ -104,6 +108,36 @@ async def test_pins_that_are_refused(
     error = error_of(await client.post("/cache/pin", json=body))
     assert (error["param"], error["code"]) == (param, "invalid_request")
     assert (node.asked, node.held) == ([], [])
+
+
+@pytest.mark.parametrize("prompt", [{"text": "x"}, {"input_ids": [1]}, {"messages": CHAT}])
+async def test_a_pin_that_is_too_large_names_the_field_of_the_prefix(
+    client: httpx2.AsyncClient, node: FakeNode, prompt: dict[str, Any]
+) -> None:
+    """What the cache calls the key is a field of the body here."""
+
+    async def refuse(*given: Any, **options: Any) -> Any:
+        raise InvalidRequest("too large", param="key")
+
+    node.pin = refuse  # type: ignore[method-assign]
+    error = error_of(await client.post("/cache/pin", json={**prompt, "ttl": 5}))
+    assert (error["message"], error["param"]) == ("too large", next(iter(prompt)))
+
+
+async def test_unpin_ends_the_pin_of_that_salt_alone(client: httpx2.AsyncClient, node: FakeNode) -> None:
+    """Pins of one name and different salts are different pins; what the query says wrong is 400, and ends none."""
+    node.held = [Pinned("p", namespace_of("default", salt), 1, 1, 9.0) for salt in ("", "a", "b")]
+    for wrong, param in (
+        ("salt=a", "salt"),
+        ("cache_salt=a&cache_salt=b", "cache_salt"),
+        ("cache_salt=%1f", "cache_salt"),
+    ):
+        assert error_of(await client.delete(f"/cache/pin/p?{wrong}"))["param"] == param
+    assert error_of(await client.delete("/cache/pin/p?cache_salt=c"), 404)["param"] == "name"
+    assert len(node.held) == 3
+    assert (await client.delete("/cache/pin/p?cache_salt=a")).json()["unpinned"][0]["cache_salt"] == "a"
+    assert len((await client.delete("/cache/pin/p")).json()["unpinned"]) == 1
+    assert [pin.namespace for pin in node.held] == [namespace_of("default", "b")]
 
 
 async def test_a_prefix_that_cannot_be_computed_is_not_pinned(
@@ -215,6 +249,7 @@ async def test_export(client: httpx2.AsyncClient, node: FakeNode) -> None:
     salted = (await client.get("/cache/export?cache_salt=s")).text.splitlines()
     assert len(salted) == 1
     assert error_of(await client.get("/cache/export?tokens=maybe"))["param"] == "tokens"
+    assert error_of(await client.get("/cache/export?token=true"))["param"] == "token"
     assert error_of(await client.get("/cache/export?cache_salt=%00"))["param"] == "cache_salt"
 
 

@@ -222,8 +222,11 @@ async def test_pins_and_exports_show_the_tenant_s_own(guarded: Service, node: Fa
     hidden = await call(guarded, "alice", "DELETE", "/cache/pin/p2")
     assert (hidden.status_code, hidden.json()["error"]["code"]) == (404, "pin_not_found")
     assert len(node.held) == 4
-    assert (await call(guarded, "alice", "DELETE", "/cache/pin/p1")).status_code == 200
-    assert (await call(guarded, "admin", "DELETE", "/cache/pin/p2")).status_code == 200
+    assert (await call(guarded, "alice", "DELETE", "/cache/pin/p1")).status_code == 404
+    assert (await call(guarded, "alice", "DELETE", "/cache/pin/p1?cache_salt=s")).status_code == 200
+    assert (await call(guarded, "alice", "DELETE", "/cache/pin/p2?tenant=bob")).status_code == 403
+    assert (await call(guarded, "admin", "DELETE", "/cache/pin/p2")).status_code == 404
+    assert (await call(guarded, "admin", "DELETE", "/cache/pin/p2?tenant=bob")).status_code == 200
     assert [pin.name for pin in node.held] == ["p0", "p3"]
 
 

@@ -15,6 +15,7 @@ from sgl_actors.actors.programs.local_kernel import open_kernel
 from sgl_actors.actors.programs.runtime import KEY_VARIABLE, Backend, connect
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions, Tokenize
 from sgl_actors.errors import (
+    ConfigError,
     ContextLengthExceeded,
     DeadlineExceeded,
     NotReady,
@@ -254,4 +255,40 @@ async def test_the_key_comes_from_connect_or_the_environment(
     assert seen == [sent]
     assert client._http.headers.get("authorization") == sent
     await made.close()
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    "key", ["secret-key\n\n", " secret-key", "secret\x00key", "sécret-key", 5, b"secret-key"]
+)
+def test_a_key_that_no_request_can_carry_is_refused_at_connect(
+    monkeypatch: pytest.MonkeyPatch, key: Any
+) -> None:
+    """The message says what a key is and does not show it; nothing is connected."""
+    monkeypatch.setattr(runtime, "_stack", [])
+    with pytest.raises(ConfigError, match="visible ASCII without spaces") as caught:
+        connect("http://node", api_key=key)
+    assert "cret" not in caught.value.message
+    assert runtime._stack == []
+
+
+def test_a_key_may_end_with_a_newline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file that it was read from does."""
+    monkeypatch.setattr(runtime, "_stack", [])
+    monkeypatch.setenv(KEY_VARIABLE, "secret-key\n")
+    assert connect("http://node").key == "secret-key"
+
+
+async def test_an_error_does_not_show_the_request() -> None:
+    """What cannot be written may be the header with the key: the library's words about it are not repeated."""
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.LocalProtocolError("Illegal header value b'Bearer secret-key'")
+
+    client = HttpClient("http://node", httpx2.MockTransport(handle), key="secret-key")
+    for asking in (client.complete(Generate("r", text="x")), client.tokenize(Tokenize("x"))):
+        with pytest.raises(NotReady) as caught:
+            await asking
+        assert "secret-key" not in caught.value.message
+        assert caught.value.__cause__ is None
     await client.close()

@@ -80,7 +80,38 @@ async def test_a_state_can_be_pinned(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"priority": 1001}, {"priority": 0.5}, {"cache_salt": "x" * 257}, {"cache_salt": "\n"}, {"cache_salt": 3}]
+    ("options", "param"),
+    [({"ttl": ttl}, "ttl") for ttl in (0, 0.9, -1, 2592001, float("inf"), float("nan"), "10m", None, True)]
+    + [({"ttl": 5, "name": name}, "name") for name in (7, None, "a b", "x" * 65, "..", "a\n")],
+)
+async def test_wrong_pins_are_refused_where_they_are_said(client: Client, options: Any, param: str) -> None:
+    """Before anything is asked of the node, whichever way it is reached."""
+
+    @sgl.function
+    async def program(s: sgl.ProgramState) -> None:
+        s += "Hi"
+        await s.pin(**options)
+
+    with pytest.raises(sgl.InvalidPrimitive, match=rf"pin: {param} is") as caught:
+        await program.run()
+    assert caught.value.param == param
+    assert (client.pinned, client.tokenized) == ([], [])
+
+
+async def test_an_empty_state_cannot_be_pinned(client: Client) -> None:
+    """A prefix has at least one token."""
+
+    @sgl.function
+    async def program(s: sgl.ProgramState) -> None:
+        await s.pin(ttl=5)
+
+    with pytest.raises(sgl.InvalidPrimitive, match="holds nothing yet"):
+        await program.run()
+    assert client.pinned == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"priority": 1001}, {"priority": 0.5}, {"cache_salt": "x" * 257}, {"cache_salt": "\n"}, {"cache_salt": 3}, {"fork_hint": "no"}, {"fork_hint": None}]
 )  # fmt: skip
 async def test_wrong_options_are_refused_before_anything_runs(client: Client, options: Any) -> None:
     """The error names the option."""

@@ -345,7 +345,10 @@ class Simulation:
             asked = self.asked[update.id]
             if asked.gone:
                 continue
-            if not asked.scored and update.prompt_logprobs[:1] == due_prompt_logprobs(asked.sequence)[:1]:
+            told = update.prompt_logprobs
+            due = due_prompt_logprobs(asked.sequence)
+            goes_on = told == due[len(asked.prompt_logprobs) :][: len(told)]
+            if not asked.scored and not goes_on and told == due[: len(told)]:
                 asked.prompt_logprobs.clear()  # told anew from the beginning
             assert report.owner == asked.owner
             asked.take(update)

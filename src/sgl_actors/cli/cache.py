@@ -30,6 +30,10 @@ from sgl_actors.cli.show import table, write_json
 from sgl_actors.errors import ConfigError, InvalidRequest, Overloaded, PinNotFound
 
 LABEL_WIDTH = 10
+MOST_NAMES = 10
+"""Pins that a message names."""
+SALT_WIDTH = 24
+"""Characters of a salt that are shown to people."""
 
 
 class Namespace(msgspec.Struct):
@@ -166,23 +170,40 @@ def show_pinned(pinned: Pinned, *, as_json: bool, stream: TextIO) -> None:
     )
 
 
-async def unpin_name(record: NodeRecord, name: str, tenant: str | None) -> list[Pinned]:
-    """Let go of the pins of that name, of one tenant or of all; return what they held.
+async def unpin_name(record: NodeRecord, name: str, tenant: str | None, salt: str | None) -> Pinned:
+    """Let go of the one pin of that name, of that tenant and with that salt where they are given; return it as it was.
 
     Raises:
         PinNotFound: there is none.
+        ConfigError: there are several.
     """
     async with client(record) as context:
         node = NodeClient(context)
-        pins = await node.pins()
-        found = [
-            pin for pin in pins if pin.name == name and tenant in (None, split_namespace(pin.namespace)[0])
-        ]
+        pins = [pin for pin in await node.pins() if _owned(pin, tenant, salt)]
+        found = [pin for pin in pins if pin.name == name]
         if not found:
-            known = ", ".join(sorted({pin.name for pin in pins})) or "none"
-            raise PinNotFound(f"no pin {name!r}; there are: {known}")
+            whose = "" if tenant is None else f" of tenant {tenant}"
+            with_salt = "" if salt is None else f" with salt {salt!r}" if salt else " without salt"
+            known = _some(sorted({pin.name for pin in pins})) or "none"
+            raise PinNotFound(f"no pin {name[:80]!r}{whose}{with_salt}; there are: {known}")
+        if len(found) > 1:
+            owners = _some([_label(*split_namespace(pin.namespace)) for pin in found])
+            raise ConfigError(
+                f"several pins are called {name!r}, of {owners}: say which with --tenant and --salt"
+            )
         await node.unpin(found)
-        return found
+        return found[0]
+
+
+def _owned(pin: Pinned, tenant: str | None, salt: str | None) -> bool:
+    owner, salted = split_namespace(pin.namespace)
+    return tenant in (None, owner) and salt in (None, salted)
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 async def flush_cache(record: NodeRecord) -> int:
@@ -258,7 +279,8 @@ def format_seconds(seconds: float) -> str:
 
 
 def _label(tenant: str, salt: str) -> str:
-    return f"{tenant} (salt {salt})" if salt else tenant
+    shown = salt if len(salt) <= SALT_WIDTH else f"{salt[:SALT_WIDTH]}…"
+    return f"{tenant} (salt {shown})" if salt else tenant
 
 
 def _pin_fields(pin: Pinned) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sgl_actors.errors import ConfigError
+from sgl_actors.errors import ConfigError, InvalidRequest
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="The node's node.toml.", metavar="FILE")]
 NodeName = Annotated[
@@ -23,7 +23,6 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_PIN = 30
 """Days."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 cache_app = typer.Typer(
     help="Look at the prefix cache of the running node, and keep or drop what is in it.",
@@ -73,11 +72,20 @@ def pin(
 
     if sum(given is not None for given in (text, file, messages)) != 1:
         raise ConfigError("cache pin: give one of TEXT, --file and --messages")
-    if name and not _NAME.fullmatch(name):
-        raise ConfigError(f"--name {name}: expected 1 to 64 letters, digits, dots, dashes and underscores")
+    check_pin_name(name)
+    check_owner(tenant, salt)
     seconds = parse_seconds(ttl)
-    prefix = read_prefix(text if file is None else file.read(), None if messages is None else messages.read())
+    try:
+        prefix = read_prefix(
+            text if file is None else file.read(), None if messages is None else messages.read()
+        )
+    except InvalidRequest as error:
+        raise ConfigError(error.message) from None
     record = find(node, config)
+    if record.tenants and tenant not in record.tenants:
+        raise ConfigError(
+            f"--tenant {tenant}: node {record.name!r} has no such tenant; it has {', '.join(record.tenants)}"
+        )
     pinned = asyncio.run(pin_prefix(record, prefix, ttl=seconds, name=name, tenant=tenant, salt=salt))
     show_pinned(pinned, as_json=as_json, stream=sys.stdout)
 
@@ -88,17 +96,26 @@ def unpin(
     tenant: Annotated[
         str | None, typer.Option("--tenant", help="Only that tenant's.", metavar="NAME")
     ] = None,
+    salt: Annotated[
+        str | None, typer.Option("--salt", help="Only that cache_salt's; '' is none.", metavar="TEXT")
+    ] = None,
     node: NodeName = None,
     config: Config = None,
 ) -> None:
-    """Let go of a pin; what it held can be evicted again."""
+    """Let go of a pin; what it held can be evicted again.
+
+    Where several are called so, --tenant and --salt say which.
+    """
     import asyncio
 
+    from sgl_actors.actors.node.banner import counted
     from sgl_actors.cli.cache import unpin_name
     from sgl_actors.cli.node import find
 
-    gone = asyncio.run(unpin_name(find(node, config), name, tenant))
-    typer.echo(f"unpinned {name}, {sum(pin.held for pin in gone):,} tokens were held")
+    check_owner(tenant, salt)
+    gone = asyncio.run(unpin_name(find(node, config), name, tenant, salt))
+    were = "was" if gone.held == 1 else "were"
+    typer.echo(f"unpinned {name}, {counted(gone.held, 'token')} {were} held")
 
 
 @cache_app.command()
@@ -132,6 +149,7 @@ def export(
 
     if salt and tenant is None:
         raise ConfigError("--salt: say whose with --tenant")
+    check_owner(tenant, salt)
     asyncio.run(
         export_lines(find(node, config), tenant, salt, with_tokens=tokens, write=sys.stdout.buffer.write)
     )
@@ -173,10 +191,37 @@ def scheduler(
     show_configuration(before, now, as_json=as_json, stream=sys.stdout)
 
 
+def check_pin_name(name: str) -> None:
+    """Raise `ConfigError` for what cannot be a pin's name; "" has one drawn."""
+    from sgl_actors.actors.cache.messages import PIN_NAME, PIN_NAME_WORDS
+
+    if name and not re.fullmatch(PIN_NAME, name):
+        raise ConfigError(f"--name {name[:80]!r}: expected {PIN_NAME_WORDS}")
+
+
+def check_owner(tenant: str | None, salt: str | None) -> None:
+    """Raise `ConfigError` for what cannot be a tenant's name or a salt; together they name a namespace of the cache."""
+    from sgl_actors.actors.node.tenants import check_tenant
+    from sgl_actors.lang.arguments import check_salt
+    from sgl_actors.lang.errors import InvalidPrimitive
+
+    if tenant is not None:
+        try:
+            check_tenant(tenant)
+        except ConfigError as error:
+            raise ConfigError(f"--tenant {tenant[:80]!r}: {error.message}") from None
+    try:
+        check_salt("--salt", salt or "")
+    except InvalidPrimitive as error:
+        raise ConfigError(error.message) from None
+
+
 def parse_seconds(text: str) -> float:
-    """Seconds of "90", "90s", "10m", "2h" or "1.5d"; `ConfigError` for anything else, for nothing and for more than 30 days."""
+    """Seconds of "90", "90s", "10m", "2h" or "1.5d"; `ConfigError` for anything else, below 1 second and above 30 days."""
     found = _DURATION.fullmatch(text.strip().lower())
     seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
-    if not 0 < seconds <= LONGEST_PIN * UNITS["d"]:
-        raise ConfigError(f"--ttl {text}: expected a time such as 90s, 10m, 2h or 1d, {LONGEST_PIN}d at most")
+    if not 1 <= seconds <= LONGEST_PIN * UNITS["d"]:
+        raise ConfigError(
+            f"--ttl {text[:80]!r}: expected a time such as 90s, 10m, 2h or 1d, from 1s to {LONGEST_PIN}d"
+        )
     return seconds
