@@ -42,6 +42,7 @@ def test_wrong_arguments_are_said_before_anything_runs(
     (tmp_path / "wrong.json").write_text('{"stop": 1}')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [module, *words])
+    monkeypatch.delitem(sys.modules, module, raising=False)  # another test may have imported it
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__", alter_sys=False)
     assert ended.value.code == 2
