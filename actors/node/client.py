@@ -18,6 +18,7 @@ from sgl_actors.actors.cache.messages import (
     DEFAULT,
     Pin,
     Pinned,
+    Unpin,
     pack,
 )
 from sgl_actors.actors.node.ask import Stream
@@ -153,8 +154,8 @@ class NodeClient(CacheClient):
     ) -> Pinned:
         """Keep a prefix from eviction for `ttl` seconds, and compute it first unless it is cached.
 
-        It is pinned before, so that what cannot be held is not computed and what is computed is not evicted; if computing it
-        fails, the pin is taken back.
+        It is pinned before under a name of its own, so that what cannot be held is not computed and what is computed is not
+        evicted. If computing it fails, or nobody waits for it any more, a pin of that name is what it was.
 
         Args:
             token_ids: the prefix, at least one token; whole pages of it are held.
@@ -168,10 +169,24 @@ class NodeClient(CacheClient):
         Raises:
             SglActorsError: what the node said to computing or to holding it.
         """
-        pin = Pin(pack(token_ids), ttl, namespace_of(tenant, salt), name)
-        pinned = await self.ask("cache", pin, Pinned)
-        if pinned.held == pinned.tokens:
-            return pinned
+        own = f"pin-{secrets.token_hex(12)}"
+        pin = Pin(pack(token_ids), ttl, namespace_of(tenant, salt), own)
+        try:
+            held = await self.ask("cache", pin, Pinned)
+            if held.held < held.tokens:
+                await self._compute(token_ids, tenant, salt, timeout=timeout, trace=trace)
+            pinned = await self.ask("cache", msgspec.structs.replace(pin, name=name or own), Pinned)
+        except BaseException:  # also when the asker has gone
+            self.ctx.cast("cache", Unpin([own], pin.namespace))
+            raise
+        if pinned.name != own:
+            self.ctx.cast("cache", Unpin([own], pin.namespace))
+        return pinned
+
+    async def _compute(
+        self, token_ids: Sequence[int], tenant: str, salt: str, *, timeout: float, trace: str
+    ) -> None:
+        """Have a prefix in the cache."""
         request = Generate(
             f"pin-{secrets.token_hex(12)}",
             input_ids=list(token_ids),
@@ -179,14 +194,9 @@ class NodeClient(CacheClient):
             tenant=tenant,
             salt=salt,
         )
-        try:
-            finish = (await self.complete(request, timeout=timeout, trace=trace)).finish
-            if finish is not None and finish.reason == "abort":
-                raise error_class(finish.code)(finish.message)
-        except SglActorsError:
-            await self.unpin([pinned])
-            raise
-        return await self.ask("cache", msgspec.structs.replace(pin, name=pinned.name), Pinned)
+        finish = (await self.complete(request, timeout=timeout, trace=trace)).finish
+        if finish is not None and finish.reason == "abort":
+            raise error_class(finish.code)(finish.message)
 
     async def flush(self) -> Flushed:
         """Empty the cache unless requests run or wait."""

@@ -56,7 +56,7 @@ class Cache(Actor):
             case Pin():
                 key = unpack(message.key)
                 held = len(key) if (message.namespace, tuple(key)) in self.computed else 0
-                name = message.name or "drawn"
+                name = message.name or f"drawn {len(self.asked)}"
                 pin = Pinned(name, message.namespace, len(key), held, message.ttl)
                 self.held[message.namespace, name] = pin
                 return pin
@@ -136,13 +136,13 @@ async def test_pin_computes_what_is_not_cached(system: System) -> None:
     system.spawn(Tokenizer, "tokenizer")
     client = client_of(system)
     first = await client.pin([1, 2, 3], ttl=60, tenant="t", salt="s")
-    assert (first.name, first.namespace, first.tokens, first.held) == ("drawn", namespace_of("t", "s"), 3, 3)
+    assert (first.namespace, first.tokens, first.held) == (namespace_of("t", "s"), 3, 3)
     (ask,) = Tokenizer.asked
     assert (ask.input_ids, ask.sampling.max_tokens, ask.tenant, ask.salt) == ([1, 2, 3], 0, "t", "s")
     again = await client.pin([1, 2, 3], ttl=60, name="mine", tenant="t", salt="s")
     assert (again.name, again.held) == ("mine", 3)
     assert len(Tokenizer.asked) == 1
-    assert [pin.name for pin in await client.pins()] == ["drawn", "mine"]
+    assert [pin.name for pin in await client.pins()] == [first.name, "mine"]
     await client.unpin([first, again])
     assert await client.pins() == []
 
@@ -164,6 +164,34 @@ async def test_a_pin_that_cannot_be_computed_is_taken_back(
     client = client_of(system)
     with pytest.raises(error):
         await client.pin([1], ttl=60)
+    assert await client.pins() == []
+
+
+async def test_a_live_pin_stays_if_its_successor_fails(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pinning a live name again replaces it only once the new prefix is there."""
+    system.spawn(Cache, "cache")
+    system.spawn(Tokenizer, "tokenizer")
+    client = client_of(system)
+    await client.pin([1, 2, 3], ttl=60, name="keep")
+    monkeypatch.setattr(Tokenizer, "finish", Finish("abort", code="cancelled", message="by an operator"))
+    with pytest.raises(Cancelled):
+        await client.pin([4, 5], ttl=60, name="keep")
+    assert [(pin.name, pin.tokens) for pin in await client.pins()] == [("keep", 3)]
+
+
+async def test_who_leaves_before_the_prefix_is_computed_leaves_no_pin(system: System) -> None:
+    """An asker that is cancelled while it waits takes its wish with it."""
+    system.spawn(Cache, "cache")
+    client = client_of(system)
+    waiting = asyncio.create_task(client.pin([1, 2, 3], ttl=60, name="left"))
+    async with asyncio.timeout(10):
+        while not Cache.held:
+            await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
     assert await client.pins() == []
 
 
