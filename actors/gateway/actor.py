@@ -66,6 +66,7 @@ class GatewayActor(Actor):
 
     async def stop(self) -> None:
         """Stop listening and let requests in work end, for a short while."""
+        self.service.end_watching()
         if self._server is not None and self._socket is not None:
             await self._server.close(self._socket)
         elif self._socket is not None:

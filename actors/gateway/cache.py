@@ -116,9 +116,10 @@ async def events(request: Request) -> Response:
     async def produce(writer: EventWriter) -> None:
         await writer.write(RECONNECT)
         batches = cast("AsyncGenerator[Events, None]", service.node.events(since))
-        async with aclosing(batches):
-            async for batch in batches:
-                await writer.write(b"".join(_event_lines(batch)))
+        with service.watching():
+            async with aclosing(batches):
+                async for batch in batches:
+                    await writer.write(b"".join(_event_lines(batch)))
 
     return service.stream(request, produce)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ class Service:
         view: cached facts about the node.
         tenants: who may ask.
         running: the node's request ids by tenant and the name under which it may abort them.
+        watchers: what writes streams that have no end of their own.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Service:
         self.pieces = Pieces(node)
         self.unknown = UnknownFields(log)
         self.running: dict[tuple[str, str], list[str]] = {}
+        self.watchers: set[asyncio.Task[Any]] = set()
 
     async def read(
         self,
@@ -85,6 +88,22 @@ class Service:
         """A streamed answer written by `produce`."""
         exchange = exchange_of(request)
         return EventStream(produce, trace=exchange.trace, on_error=exchange.fail, ping=self.ping)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While it runs, the current task is one that the gateway's stop need not wait for."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.watchers.add(task)
+        try:
+            yield
+        finally:
+            self.watchers.discard(task)
+
+    def end_watching(self) -> None:
+        """Tell those that watch that the gateway is stopping."""
+        for task in self.watchers:
+            task.cancel()
 
     @contextmanager
     def abortable(self, tenant: str, names: Mapping[str, list[str]]) -> Iterator[None]:

@@ -103,15 +103,20 @@ class HeaviestSubtree:
 
     name = "dfs-weight"
 
+    def __init__(self) -> None:
+        self._last: tuple[list[tuple[int, int]], list[int]] = ([], [])
+
     def order(self, waiting: Sequence[W], processed: int) -> list[W]:  # noqa: ARG002  time plays no part
-        """See `Policy.order`."""
+        """See `Policy.order`. The last order is kept: a round asks twice for that of the same requests."""
         requests = {one.arrival: one for one in sorted(waiting, key=lambda one: one.arrival)}
-        tries: dict[int, PrefixTrie[int]] = {}
-        for arrival, one in requests.items():
-            tries.setdefault(one.priority, PrefixTrie()).add(arrival, one.namespace, one.key)
-        return [
-            requests[arrival] for rank in sorted(tries, reverse=True) for arrival in tries[rank].depth_first()
-        ]
+        asked = [(arrival, one.length) for arrival, one in requests.items()]
+        if self._last[0] != asked:
+            tries: dict[int, PrefixTrie[int]] = {}
+            for arrival, one in requests.items():
+                tries.setdefault(one.priority, PrefixTrie()).add(arrival, one.namespace, one.key)
+            order = [a for rank in sorted(tries, reverse=True) for a in tries[rank].depth_first()]
+            self._last = asked, order
+        return [requests[arrival] for arrival in self._last[1]]
 
 
 class HighestResponseRatio:

@@ -86,6 +86,9 @@ class Node:
                 return self.configuration
         raise AssertionError(message)
 
+    def cast(self, to: str, message: Message) -> None:
+        self.asked.append(message)
+
     async def stream(self, to: str, message: Message, **_: Any) -> AsyncIterator[Message]:
         self.asked.append(message)
         match message:
@@ -166,16 +169,16 @@ def test_ls_json(node: Node) -> None:
 
 
 def test_pin_a_text(node: Node) -> None:
-    """It is tokenised, pinned, computed and pinned again; the drawn name is printed."""
+    """It is tokenised, pinned, computed and pinned again under the same drawn name, which is printed."""
     result = invoke("cache", "pin", "Once upon a time", "--tenant", "alice", "--salt", "s", "--ttl", "2h")
-    assert result.stdout == "pinned drawn: 3 tokens, 2 held, for 2 h\n"
     tokenised, pin, computed, again = node.asked
     assert tokenised == Tokenize(text="Once upon a time")
     assert isinstance(pin, Pin)
-    assert (unpack(pin.key), pin.ttl, pin.namespace, pin.name) == ([1, 2, 3], 7200.0, SALTED, "")
+    assert result.stdout == f"pinned {pin.name}: 3 tokens, 2 held, for 2 h\n"
+    assert (unpack(pin.key), pin.ttl, pin.namespace) == ([1, 2, 3], 7200.0, SALTED)
     assert isinstance(computed, Generate)
     assert (computed.sampling.max_tokens, computed.tenant, computed.salt) == (0, "alice", "s")
-    assert again == msgspec.structs.replace(pin, name="drawn")
+    assert again == pin
 
 
 def test_pin_files(node: Node, tmp_path: Path) -> None:
@@ -194,6 +197,10 @@ def test_pin_files(node: Node, tmp_path: Path) -> None:
     assert isinstance(first, Tokenize)
     assert first.messages is not None
     assert (first.messages[0].role, first.add_generation_prompt) == ("system", False)
+    drawn, named, ended = [one for one in node.asked if isinstance(one, Pin | Unpin)]
+    assert isinstance(drawn, Pin)
+    assert named == msgspec.structs.replace(drawn, name="n")
+    assert ended == Unpin([drawn.name], "default")
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,24 @@ async def test_leaving_ends_the_subscription(url: str, node: FakeNode) -> None:
         await node.aborting.wait()
 
 
+async def test_a_gateway_that_stops_does_not_wait_for_those_who_watch(
+    url: str, service: Service, node: FakeNode
+) -> None:
+    """Their streams end at once, and say why."""
+    node.history = HISTORY
+    async with asyncio.timeout(10), httpx2.AsyncClient() as client:
+        async with client.stream("GET", url + "/cache/events") as response:
+            lines = response.aiter_lines()
+            async for line in lines:
+                if line.startswith("id: 7-3"):
+                    break
+            service.end_watching()
+            rest = [line async for line in lines if "error" in line]
+    assert [json.loads(line.removeprefix("data: "))["error"]["code"] for line in rest] == ["not_ready"]
+    assert node.aborting.is_set()
+    assert not service.watchers
+
+
 async def test_export(client: httpx2.AsyncClient, node: FakeNode) -> None:
     """JSON lines, parents first; token ids only when asked for; an empty cache is an empty answer."""
     empty = await client.get("/cache/export")
