@@ -1,4 +1,7 @@
-"""Fork, join and select: an essay is judged on three aspects at once, and the notes decide its grade."""
+"""LLM as a judge: three aspects of an essay are judged at once, in branches; the notes lead to a grade from 1 to 5.
+
+`judge` looks at the probabilities of all grades: between a sure 3 and a 3 that could be a 5 it makes a difference.
+"""
 
 from __future__ import annotations
 
@@ -16,43 +19,37 @@ ASPECTS = ("clarity", "depth", "style")
 
 
 @sgl.function
-async def judge(s: sgl.ProgramState, essay: str) -> None:
+async def review(s: sgl.ProgramState, essay: str, max_tokens: int) -> float:
+    """The expected grade."""
     s += sgl.system("You are a careful judge of essays.") + sgl.user(f"Essay:\n{essay}")
     forks = s.fork(len(ASPECTS))
     for f, aspect in zip(forks, ASPECTS, strict=True):
         f += sgl.user(f"In one sentence, judge the {aspect} of this essay.")
-        f += sgl.assistant(sgl.gen("note", max_tokens=64, stop=["\n", ". "]))
+        f += sgl.assistant(sgl.gen("note", max_tokens, stop=["\n", ". "]))
     notes = await forks.join("note")
-    s += sgl.user("Judge the essay.") + sgl.assistant_begin() + "\n".join(notes)
-    s += "\nMy grade for the essay is " + sgl.select("grade", choices=["good", "fair", "poor"])
-    s += sgl.assistant_end()
-
-
-def essays(file: Path, count: int) -> list[str]:
-    """The first articles of the sample data."""
-    with file.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
+    s += sgl.user("Judge the essay.") + sgl.assistant("\n".join(notes))
+    return (await sgl.judge(s, "How good is the essay?", scale=(1, 5))).value
 
 
 async def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("SGL_ACTORS_DATA"), help="folder of the sample data")
-    parser.add_argument("--count", type=int, default=3)
+    parser.add_argument("--count", type=int, default=2, help="essays of the sample data")
+    parser.add_argument("--max-tokens", type=int, default=32, help="of each note")
     parser.add_argument("--url", help="a running node; an embedded one without")
     options = parser.parse_args(argv)
     if options.url:
         sgl.connect(options.url)
     file = Path(options.data or "", "judge", "articles_20.jsonl")
     if options.data and not file.is_file():
-        parser.error(
-            "needs judge/articles_20.jsonl below --data or $SGL_ACTORS_DATA (docs/data.md); or neither"
-        )
-    batch = [{"essay": essay} for essay in (essays(file, options.count) if options.data else [ESSAY])]
-    for item, state in zip(batch, await judge.run_batch(batch, temperature=0), strict=True):
-        print(f"{item['essay'].split(chr(10))[0][:70]} …\n  grade: {state['grade']}")
+        parser.error("needs judge/*.jsonl below --data or $SGL_ACTORS_DATA (docs/data.md); or neither")
+    lines = file.read_text("utf-8").split("\n")[: options.count] if options.data else []
+    essays = [json.loads(line) for line in lines] or [ESSAY]
+    states = await review.run_batch([(essay, options.max_tokens) for essay in essays], temperature=0)
+    for essay, state in zip(essays, states, strict=True):
+        print(f"{essay[:70].partition(chr(10))[0]} …\n  grade: {state.value:.1f} of 5")
         for aspect, note in zip(ASPECTS, state["note"], strict=True):
             print(f"  {aspect}: {note}")
-        print(f"  {state.usage}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A tree of thought on a GSM8K question: three plans, each carried out twice and checked; the answers vote.
+"""Tree of thought on a GSM8K question: each step is tried several times, and the search goes on from the best (arXiv 2305.10601).
 
-The default model (135M parameters) seldom finds the right one; what to see is the tree, and how much of it comes from the cache.
+The default model (135M parameters) seldom finds the right answer; what to see is the tree, and that its steps run side by side.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import argparse
 import asyncio
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,32 +18,26 @@ QUESTION = "Andy plants 90 geraniums and 40 fewer petunias. How many flowers doe
 
 
 @sgl.function
-async def tree(s: sgl.ProgramState, question: str, plans: int, works: int, max_tokens: int) -> list[str]:
+async def solve(s: sgl.ProgramState, question: str, policy: str, depth: int, max_tokens: int) -> int:
+    async def promising(branch: sgl.ProgramState) -> float:  # from 0 to 1, by the probabilities of the labels
+        return float(await sgl.judge(branch, "Does this lead to the answer?", labels=["no", "maybe", "yes"]))
+
     s += sgl.system("You solve problems in small steps.") + sgl.user(question) + sgl.assistant_begin()
-    proposed = s.fork(plans)
-    proposed += "My plan:" + sgl.gen("plan", max_tokens=max_tokens, stop="\n\n") + "\n\n"
-    executed = [branch.fork(works) for branch in proposed]
-    for group in executed:
-        group += "Step by step:" + sgl.gen("work", max_tokens=max_tokens, stop="\n\n") + "\n\n"
-        group += "Looking at it again:" + sgl.gen("check", max_tokens=max_tokens // 2, stop="\n") + "\n"
-        group += "So the answer is" + sgl.gen("answer", max_tokens=12, stop=["\n", ". "])
-        group.join("answer")
-    answers = await proposed.join("answer")
-    s += sgl.assistant_end()
-    return [answer.strip() for group in answers for answer in group]
-
-
-def vote(answers: Sequence[str]) -> tuple[str, int]:
-    """The number named most often, and how often."""
-    numbers = [found.group().replace(",", "") for a in answers if (found := re.search(r"-?\d[\d,]*", a))]
-    return Counter(numbers).most_common(1)[0] if numbers else ("none", 0)
+    step = "\nStep: " + sgl.gen("step", max_tokens, stop="\n")
+    best = await sgl.tree_search(s, step, promising, n=3, policy=policy, width=2, depth=depth)
+    for candidate in best.candidates:
+        print(f"  {candidate.score or 0:.2f} {(candidate.value or '').strip()}")
+    s += best + "\nSo the answer is " + (answer := sgl.gen_int("answer", max_tokens=8)) + sgl.assistant_end()
+    return await s[answer]
 
 
 async def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("SGL_ACTORS_DATA"), help="folder of the sample data")
-    parser.add_argument("--plans", type=int, default=3)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--number", type=int, default=0, help="which question of the sample data, from 0")
+    parser.add_argument("--policy", choices=["bfs", "dfs", "best_first", "mcts"], default="bfs")
+    parser.add_argument("--depth", type=int, default=2, help="steps")
+    parser.add_argument("--max-tokens", type=int, default=24, help="of each step")
     parser.add_argument("--url", help="a running node; an embedded one without")
     options = parser.parse_args(argv)
     if options.url:
@@ -53,14 +45,12 @@ async def main(argv: Sequence[str] | None = None) -> None:
     file = Path(options.data or "", "gsm8k", "test_200.jsonl")
     if options.data and not file.is_file():
         parser.error("needs gsm8k/test_200.jsonl below --data or $SGL_ACTORS_DATA (docs/data.md); or neither")
-    item = {"question": QUESTION, "answer": "140"}
-    if options.data:
-        item = json.loads(file.read_text("utf-8").split("\n", 1)[0])
-    question, right = item["question"], item["answer"].rpartition("#### ")[2]
-    state = await tree.bind(question, options.plans, 2, options.max_tokens).run(temperature=0.3, seed=1)
-    number, times = vote(state.value)
-    print(question, *(f"  answer {n}: {answer}" for n, answer in enumerate(state.value, 1)), sep="\n")
-    print(f"vote: {number} ({times} of {len(state.value)}); right: {right}\n{state.usage}")
+    lines = file.read_text("utf-8").split("\n") if options.data else []
+    item = json.loads(lines[options.number]) if lines else {"question": QUESTION, "answer": "#### 140"}
+    print(item["question"])
+    program = solve.bind(item["question"], options.policy, options.depth, options.max_tokens)
+    state = await program.run(temperature=0.5, seed=1)
+    print(f"answer: {state.value}; right: {item['answer'].rpartition('#### ')[2]}\n{state.usage}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from numbers import Real
 from typing import Any, Final
 
 from sgl_actors.actors.cache.messages import LONGEST_PIN, PIN_NAME, PIN_NAME_WORDS, SHORTEST_PIN
+from sgl_actors.lang.budget import Budget
+from sgl_actors.lang.choices import METHODS
 from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.ir import SamplingArgs, check_text
 
@@ -60,8 +62,8 @@ def _argument(where: str, name: str, value: Any) -> Any:
         return number(where, name, value, *NUMBERS[name])
     if name in FLAGS:
         return flag(where, name, value)
-    if name == "stop":
-        return _stops(where, value)
+    if name in ("stop", "stop_regex"):
+        return strings(where, name, value)
     if name == "stop_token_ids":
         return tuple(whole(where, name, token, 0, MAX_COUNT) for token in _items(where, name, value))
     pairs = _items(where, name, value.items() if isinstance(value, Mapping) else value)
@@ -110,15 +112,16 @@ def _shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
-def _stops(where: str, stop: object) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else _items(where, "stop", stop)
-    if not all(isinstance(item, str) and item for item in stops):
+def strings(where: str, name: str, value: object) -> tuple[str, ...]:
+    """One string or several, none of them empty; `InvalidPrimitive` for anything else."""
+    items = (value,) if isinstance(value, str) else _items(where, name, value)
+    if not all(isinstance(item, str) and item for item in items):
         raise InvalidPrimitive(
-            f"{where}: stop is a string or strings, none of them empty, not {stop!r:.80}", param="stop"
+            f"{where}: {name} is a string or strings, none of them empty, not {value!r:.80}", param=name
         )
-    for item in stops:
-        check_text(f"{where}: stop", item, "stop")
-    return stops
+    for item in items:
+        check_text(f"{where}: {name}", item, name)
+    return items
 
 
 def _items(where: str, name: str, value: object) -> tuple[Any, ...]:
@@ -170,6 +173,29 @@ def check_choices(name: str | None, choices: Sequence[str]) -> tuple[str, ...]:
     for choice in choices:
         check_text(f"{where}: choices", choice, "choices")
     return tuple(choices)
+
+
+def check_method(name: str | None, method: object) -> str:
+    """A choice method; `InvalidPrimitive` for an unknown one."""
+    if method not in METHODS:
+        raise InvalidPrimitive(
+            f"select({name!r}): choices_method is one of {', '.join(METHODS)}, not {method!r:.80}",
+            param="choices_method",
+        )
+    return str(method)
+
+
+def check_budget(where: str, budget: object) -> Budget:
+    """A budget; `InvalidPrimitive` for what is none, or has a negative part."""
+    if not isinstance(budget, Budget):
+        raise InvalidPrimitive(f"{where}: budget is a Budget, not {budget!r:.80}", param="budget")
+    if budget.tokens is not None:
+        whole(where, "budget.tokens", budget.tokens, 0, MAX_SEED)
+    if budget.calls is not None:
+        whole(where, "budget.calls", budget.calls, 0, MAX_SEED)
+    if budget.seconds is not None:
+        number(where, "budget.seconds", budget.seconds, 0.0, MAX_TIMEOUT)
+    return budget
 
 
 def check_name(where: str, name: object) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Concatenate, Generic, ParamSpec, cast, overload
+from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, cast, overload
 
 from sgl_actors.errors import ActorDown, DeadlineExceeded, ProgramError, SglActorsError
 from sgl_actors.lang.arguments import (
     MAX_PRIORITY,
     MAX_SEED,
     MAX_TIMEOUT,
+    check_budget,
     check_name,
     check_salt,
     flag,
@@ -20,18 +21,24 @@ from sgl_actors.lang.arguments import (
     sampling_args,
     whole,
 )
-from sgl_actors.lang.batch import run_all
+from sgl_actors.lang.batch import AHEAD, check_limit, run_in_order
 from sgl_actors.lang.body import BodyOverdue, run_body
+from sgl_actors.lang.budget import Budget
 from sgl_actors.lang.errors import BodyFailed, InvalidPrimitive
-from sgl_actors.lang.ir import SamplingArgs, check_text
+from sgl_actors.lang.finished import FinishedState
+from sgl_actors.lang.graph import Recording, sketch
+from sgl_actors.lang.ir import Expression, Gen, SamplingArgs, check_text
 from sgl_actors.lang.protocols import Run, RunOptions, Runtime, default_runtime
 from sgl_actors.lang.results import describe
-from sgl_actors.lang.state import FinishedState, ProgramState
+from sgl_actors.lang.state import ProgramState
 
 GRACE = 1.0
 """Seconds after the deadline in which a stream says what it was waiting for, before the body is ended."""
 
+UNLIMITED: Final = Budget()
+
 P = ParamSpec("P")
+Batch = Iterable[Mapping[str, Any] | Sequence[Any]]
 Body = Callable[Concatenate[ProgramState, P], Any]
 
 OPTIONS = frozenset(
@@ -42,7 +49,17 @@ OPTIONS = frozenset(
 
 
 class Function(Generic[P]):
-    """A program without its arguments. Made by `@function`."""
+    """A program without its arguments. Made by `@function`.
+
+    Example:
+        >>> @function
+        ... async def capital(s, country):
+        ...     s += f"The capital of {country}: " + gen("city")
+        >>> capital
+        <function capital(s, country)>
+        >>> [state["city"] for state in await capital.run_batch([{"country": "France"}, ("Texas",)])]
+        ['Paris', 'Paris']
+    """
 
     def __init__(self, body: Body[P], name: str | None = None) -> None:
         self._signature = inspect.signature(body)
@@ -73,29 +90,68 @@ class Function(Generic[P]):
                 arguments.update(arguments.pop(parameter.name, {}))
         return Program(self.body, self.name, self._signature, arguments)
 
-    async def run(self, *args: P.args, **kwargs: P.kwargs) -> FinishedState:
-        """Run it with these arguments. The options of `Program.run` are taken here, too."""
+    async def run(self, *args: Any, **kwargs: Any) -> FinishedState:
+        """Run it with these arguments. The options of `Program.run` are taken here, too; `bind` is what type checkers know."""
         own, options = self._divide(kwargs)
         return await self.bind(*args, **own).run(**options)
 
-    def stream(self, variable: str, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[str, None]:
+    def stream(self, variable: str, *args: Any, **kwargs: Any) -> AsyncGenerator[str, None]:
         """Run it and yield the text of one variable as it is written."""
         own, options = self._divide(kwargs)
         return self.bind(*args, **own).stream(variable, **options)
 
+    async def __call__(self, *args: Any, **kwargs: Any) -> FinishedState:
+        """The same as `run`."""
+        return await self.run(*args, **kwargs)
+
+    async def trace(self, *args: Any, **kwargs: Any) -> Recording:
+        """What it does, as far as that is known without running it; arguments that are not given stay open.
+
+        Example:
+            >>> @function
+            ... async def capital(s, country):
+            ...     s += f"The capital of {country} is" + gen("capital")
+            >>> print(await capital.trace())
+            0: 'The capital of ' {country} ' is' gen(capital)
+        """
+        return await sketch(self.bind(*args, **kwargs))
+
+    async def cache(self, *args: Any, backend: Runtime | None = None, **kwargs: Any) -> int:
+        """Have the node compute what every run begins with, up to the first argument that is not given here; its length in tokens."""
+        nodes = (await self.trace(*args, **kwargs)).prefix()
+        if not nodes:
+            return 0
+
+        def warm(s: ProgramState) -> None:
+            s += Expression((*nodes, Gen("prefix", SamplingArgs(max_tokens=0))))
+
+        state = await Program(warm, f"{self.name}.cache", inspect.signature(warm), {}).run(backend=backend)
+        return int(state.meta("prefix")["prompt_tokens"])
+
+    @overload
+    async def run_batch(
+        self, batch: Batch, *, generator_style: Literal[False] = False, **options: Any
+    ) -> list[FinishedState]: ...
+    @overload
+    async def run_batch(
+        self, batch: Batch, *, generator_style: Literal[True], **options: Any
+    ) -> AsyncGenerator[FinishedState, None]: ...
     async def run_batch(
         self,
-        batch: Iterable[Mapping[str, Any] | Sequence[Any]],
+        batch: Batch,
         *,
+        generator_style: bool = False,
         progress_bar: bool = False,
         max_concurrency: int = 64,
         return_exceptions: bool = False,
         **options: Any,
-    ) -> list[FinishedState]:
+    ) -> list[FinishedState] | AsyncGenerator[FinishedState, None]:
         """Run it once per item (keyword arguments as a dict, or positional ones as a tuple); results in their order.
 
         Args:
             batch: the items.
+            generator_style: give an async generator, which yields each result as soon as it and those before it are there; leaving it ends
+                the rest.
             progress_bar: show one while standard error is a terminal.
             max_concurrency: programs at the same time.
             return_exceptions: put an item's `SglActorsError` in its place; else the first one ends the batch and is raised.
@@ -108,9 +164,12 @@ class Function(Generic[P]):
             return await programs[index].run(**options, seed=None if seed is None else seed + index)
 
         title = self.name if progress_bar else None
-        return await run_all(
-            one, len(programs), limit=max_concurrency, keep_errors=return_exceptions, title=title
+        check_limit(max_concurrency)
+        ahead = AHEAD * max_concurrency if generator_style else None
+        results = run_in_order(
+            one, len(programs), limit=max_concurrency, keep_errors=return_exceptions, title=title, ahead=ahead
         )
+        return results if generator_style else [result async for result in results]
 
     def _divide(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments of the body and options of the run."""
@@ -120,12 +179,27 @@ class Function(Generic[P]):
 
 
 class Program:
-    """A program with its arguments."""
+    """A program with its arguments. `opened`: some are not known, because it is only to be recorded.
+
+    Example:
+        >>> @function
+        ... async def capital(s, country):
+        ...     s += f"The capital of {country}: " + gen("city")
+        >>> program = capital.bind("France")
+        >>> (await program.run(temperature=0, seed=7)).text()
+        'The capital of France: Paris'
+    """
 
     def __init__(
-        self, body: Callable[..., Any], name: str, signature: inspect.Signature, arguments: Mapping[str, Any]
+        self,
+        body: Callable[..., Any],
+        name: str,
+        signature: inspect.Signature,
+        arguments: Mapping[str, Any],
+        *,
+        opened: bool = False,
     ) -> None:
-        self.body, self.name = body, name
+        self.body, self.name, self.opened = body, name, opened
         self._signature, self._arguments = signature, dict(arguments)
 
     def __repr__(self) -> str:
@@ -140,6 +214,7 @@ class Program:
         priority: int = 0,
         cache_salt: str = "",
         fork_hint: bool = True,
+        budget: Budget = UNLIMITED,
         **options: Any,
     ) -> FinishedState:
         """Run it to its end.
@@ -153,15 +228,17 @@ class Program:
             cache_salt: share cached prefixes only with what has the same salt.
             fork_hint: have the common prefix of a fork's branches computed before they start. False leaves it to the branch that comes
                 first (for comparison; texts and samples are the same).
+            budget: what it may use, over all branches.
             options: sampling arguments for gens that do not state them (`temperature=0`, `max_tokens=64`), and
                 arguments of the body that were not bound.
 
         Raises:
             PrimitiveFailed: a gen, select or join failed; `__cause__` is what the node said.
             BodyFailed: the body raised; `__cause__` is what it raised.
+            BudgetExceeded: it would have used more than its budget.
             ProgramError: `UnknownVariable`, `UnresolvedVariable`, `InvalidPrimitive`: the program is wrong.
         """
-        asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint)
+        asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint, budget)
         arguments, run_options = self._prepare(asked, options)
         run = await (backend or default_runtime()).start(self.name, run_options)
         try:
@@ -179,6 +256,7 @@ class Program:
         priority: int = 0,
         cache_salt: str = "",
         fork_hint: bool = True,
+        budget: Budget = UNLIMITED,
         **options: Any,
     ) -> AsyncGenerator[str, None]:
         """Run it and yield the text of the first variable of that name, as it is written; the program then runs to its end.
@@ -186,7 +264,7 @@ class Program:
         Raises what `run` raises; closing the iterator early cancels the program.
         """
         check_name("stream", variable)
-        asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint)
+        asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint, budget)
         arguments, run_options = self._prepare(asked, options)
         run = await (backend or default_runtime()).start(self.name, run_options)
 
@@ -234,6 +312,18 @@ class Program:
             raise BodyFailed(describe(message, self.name, "", "", await run.root.tail())) from error
         return FinishedState(await run.finish(), self.name, value, run.seed)
 
+    def with_open_arguments(self, make: Callable[[str], Any]) -> Program:
+        """The same, with `make(name)` for each argument that is not given and has no default."""
+        missing = [
+            parameter.name
+            for parameter in list(self._signature.parameters.values())[1:]
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            and parameter.name not in self._arguments
+        ]
+        arguments = {**self._arguments, **{name: make(name) for name in missing}}
+        return Program(self.body, self.name, self._signature, arguments, opened=bool(missing))
+
     def _prepare(self, asked: RunOptions, options: dict[str, Any]) -> tuple[dict[str, Any], RunOptions]:
         """Arguments of the body and options of the run, both checked."""
         if "max_new_tokens" in options and "max_new_tokens" not in self._signature.parameters:
@@ -255,6 +345,7 @@ class Program:
             whole(where, "priority", asked.priority, -MAX_PRIORITY, MAX_PRIORITY),
             check_salt(where, asked.cache_salt),
             flag(where, "fork_hint", asked.fork_hint),
+            check_budget(where, asked.budget),
         )
         return arguments, run_options
 
@@ -272,7 +363,8 @@ def function(
         >>> @function
         ... async def capital(s, country):
         ...     s += f"The capital of {country} is" + gen("capital", stop=".")
-        >>> state = await capital.run(country="France")
+        >>> (await capital.run(country="France"))["capital"]
+        'Paris'
     """
     if body is not None:
         return Function(body, name)

@@ -6,14 +6,31 @@ Bodies that look at a value (`await s["name"]`) to decide how to go on have no g
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
-from sgl_actors.lang.errors import ProgramError, StreamEnded
-from sgl_actors.lang.ir import AnyNode, Fork, Join, outline
+from sgl_actors.lang.errors import BodyFailed, ProgramError, StreamEnded, UnresolvedVariable
+from sgl_actors.lang.ir import (
+    AnyNode,
+    Argument,
+    Composable,
+    ConstantText,
+    Fork,
+    Gen,
+    Join,
+    RoleBegin,
+    RoleEnd,
+    Select,
+    outline,
+)
+from sgl_actors.lang.pending import Pending
 from sgl_actors.lang.results import Outcome, shorten
+
+_MARK: Final = "\ue000\ue001\ue000"
+"""Stands around an open argument's name in text; code points of Unicode's private use."""
 
 if TYPE_CHECKING:
     from sgl_actors.lang.function import Program
@@ -39,16 +56,109 @@ class NotRecordable(ProgramError):
     code = "not_recordable"
 
 
-async def record(program: Program) -> Graph:
-    """Run the body against a recorder.
+class Open(Pending, Composable):
+    """An argument that was not given. It can stand in a prompt, also through an f-string; nothing else is known of it."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"argument {name!r}", "; it is not given")
+        self._name = name
+
+    @property
+    def nodes(self) -> tuple[AnyNode, ...]:
+        """As part of an expression."""
+        return (Argument(self._name),)
+
+    def __format__(self, spec: str) -> str:  # type: ignore[override]  # it has a text, if no value
+        return f"{_MARK}{self._name}{_MARK}" if not spec else self._refuse("formatting")
+
+    def __str__(self) -> str:  # type: ignore[override]
+        return format(self)
+
+
+def opened(nodes: Sequence[AnyNode]) -> list[AnyNode]:
+    """Nodes in which the marks that open arguments leave in texts have become nodes of their own."""
+    found: list[AnyNode] = []
+    for node in nodes:
+        if isinstance(node, ConstantText) and _MARK in node.text:
+            for index, piece in enumerate(node.text.split(_MARK)):
+                if piece:
+                    found.append(Argument(piece) if index % 2 else ConstantText(piece))
+        else:
+            found.append(node)
+    return found
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """What a body does.
+
+    Attributes:
+        graph: its streams.
+        ended: why the recording ends before the body's end: what it would have had to know; "" if it is complete.
+    """
+
+    graph: Graph
+    ended: str = ""
+
+    def prefix(self) -> list[AnyNode]:
+        """Nodes that every run begins with."""
+        root = self.graph.streams[0].nodes
+        fixed = itertools.takewhile(lambda node: isinstance(node, ConstantText | RoleBegin | RoleEnd), root)
+        return list(fixed)
+
+    def __str__(self) -> str:
+        lines = [f"{one.path}: {' '.join(map(_shown, one.nodes))}" for one in self.graph.streams]
+        return "\n".join([*lines, *([f"(ends here: {self.ended})"] if self.ended else [])])
+
+
+def _shown(node: AnyNode) -> str:
+    match node:
+        case ConstantText(text=text):
+            return repr(text)
+        case Fork(count=count):
+            return f"fork({count})"
+        case Join(name=name):
+            return f"join({name or ''})"
+        case Gen(name=name) | Select(name=name):
+            return f"{type(node).__name__.lower()}({name or ''})"
+        case RoleEnd(role=role):
+            return f"{{/{role}}}"
+        case _:
+            return outline(node)
+
+
+async def sketch(program: Program) -> Recording:
+    """Run the body against a recorder to its end, or to where it would have to know a value or an argument that is not given.
 
     Raises:
-        NotRecordable: the body awaited a variable.
-        ProgramError: what the body did wrong otherwise.
+        ProgramError: what the body did wrong.
     """
     recorder = Recorder()
-    await program.run(backend=recorder)
-    return Graph([StreamNodes(s.path, s.nodes) for s in recorder.streams])
+    given = program.with_open_arguments(Open)
+    ended = ""
+    try:
+        await given.run(backend=recorder)
+    except (NotRecordable, UnresolvedVariable) as error:
+        ended = error.message
+    except BodyFailed as error:
+        if not given.opened:
+            raise
+        ended = error.message
+    graph = Graph([StreamNodes(one.path, opened(one.nodes)) for one in recorder.streams])
+    return Recording(graph, ended)
+
+
+async def record(program: Program) -> Graph:
+    """The whole of it.
+
+    Raises:
+        NotRecordable: the body waits for a value, or an argument is missing.
+    """
+    recording = await sketch(program)
+    if recording.ended:
+        raise NotRecordable(recording.ended)
+    return recording.graph
 
 
 class RecordedStream:
@@ -65,24 +175,28 @@ class RecordedStream:
         """See `Stream.length`."""
         return len(self.nodes)
 
-    def append(self, nodes: Sequence[AnyNode]) -> int:
+    def append(self, nodes: Sequence[AnyNode], line: str = "") -> int:  # noqa: ARG002
         """See `Stream.append`."""
         if self._joined:
             raise StreamEnded(f"branch {self.path} has been joined")
         self.nodes += nodes
         return len(self.nodes) - len(nodes)
 
-    def fork(self, count: int) -> tuple[int, Sequence[RecordedStream]]:
+    def cancel(self, reason: str) -> NoReturn:  # noqa: ARG002
+        """Depends on what happens."""
+        raise NotRecordable(f"the body cancels stream {self.path}")
+
+    def fork(self, count: int, line: str = "") -> tuple[int, Sequence[RecordedStream]]:
         """See `Stream.fork`."""
-        number = self.append((Fork(count),))
+        number = self.append((Fork(count),), line)
         first, self._children = self._children, self._children + count
         return number, [RecordedStream(self._recorder, f"{self.path}.{first + i}") for i in range(count)]
 
-    def join(self, fork: int, children: Sequence[Any], name: str | None, mode: str) -> int:
+    def join(self, node: Join, children: Sequence[Any], line: str = "") -> int:
         """See `Stream.join`."""
         for child in children:
             child._joined = True  # noqa: SLF001 - the same class
-        return self.append((Join(fork, name, mode),))
+        return self.append((node,), line)
 
     async def read(self, name: str, position: int) -> NoReturn:  # noqa: ARG002
         """Has no answer."""
@@ -97,6 +211,8 @@ class RecordedStream:
     async def snapshot(self) -> NoReturn:
         """Has no answer."""
         raise NotRecordable(f"the body awaits what stream {self.path} holds")
+
+    failed = snapshot
 
     async def pin(self, text: str, ttl: float, name: str) -> NoReturn:  # noqa: ARG002
         """Has no answer."""

@@ -7,10 +7,11 @@ interpreted by a stream actor. Nodes travel as msgpack and hold nothing but data
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 
+from sgl_actors.lang.constraints.constraint import Constraint
 from sgl_actors.lang.errors import InvalidPrimitive
 
 GATHER = "gather_variable"
@@ -18,6 +19,12 @@ GATHER = "gather_variable"
 APPEND = "concate_and_append"
 """Join mode: what each branch added to its prompt is added to the parent's, branch by branch."""
 JOIN_MODES = (GATHER, APPEND)
+IMAGE: Final = "image"
+VIDEO: Final = "video"
+REASONING: Final = "_reasoning_content"
+"""End of the name of the variable that takes the reasoning before an answer."""
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Composable:
@@ -54,6 +61,26 @@ class Expression(Composable):
         return self._nodes
 
 
+class Slot(Expression, Generic[T_co]):
+    """Where the model writes: an expression of one gen or select. `s[slot]` is its variable, of type `T_co`.
+
+    Example:
+        >>> slot = gen("age", type=int)
+        >>> @function
+        ... async def ask(s):
+        ...     s += "Age: " + slot
+        ...     return await s[slot] + 1
+        >>> (await ask.run(backend=Mock(["41"]))).value
+        42
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, node: Gen | Select) -> None:
+        super().__init__((node,))
+        self.name = node.name
+
+
 class Node(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, tag=True):
     """Base of all nodes. The tag on the wire is the class's name."""
 
@@ -86,6 +113,7 @@ class SamplingArgs(msgspec.Struct, frozen=True, omit_defaults=True):
     skip_special_tokens: bool | None = None
     logit_bias: tuple[tuple[int, float], ...] | None = None
     seed: int | None = None
+    stop_regex: tuple[str, ...] | None = None
 
 
 class ConstantText(Node, frozen=True):
@@ -95,19 +123,62 @@ class ConstantText(Node, frozen=True):
 
 
 class Gen(Node, frozen=True):
-    """Text from the model, kept under `name` (without a name it only goes into the prompt)."""
+    """Text from the model, kept under `name` (without a name it only goes into the prompt).
+
+    Attributes:
+        logprobs, top_logprobs: report log probabilities of what is generated, and of that many alternatives.
+        prompt_logprobs_start: report those of the prompt from this token on; -1 for none.
+        count: completions; with more than one the variable is a list of them, and the prompt goes on with the first.
+        constraint: what the text has to be.
+        adapter: key of what makes the value of the text (`typed.adapter_of`); "" for text.
+        parts: variables that named parts of the constraint give values to.
+    """
 
     name: str | None = None
     sampling: SamplingArgs = SamplingArgs()
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs_start: int = -1
+    count: int = 1
+    constraint: Constraint | None = None
+    adapter: str = ""
+    parts: tuple[str, ...] = ()
 
 
 class Select(Node, frozen=True):
-    """The most likely of `choices`, by the mean log probability of a choice's tokens."""
+    """The best of `choices`, by one of the methods of `choices.METHODS`."""
 
     name: str | None
     choices: tuple[str, ...]
+    method: str = "token_length_normalized"
+
+
+class Media(Node, frozen=True):
+    """An image or a video; `media_type` is what it is, `frames` how many of a video's frames are looked at."""
+
+    kind: str
+    data: bytes
+    media_type: str
+    frames: int = 0
+
+
+class ScopeBegin(Node, frozen=True):
+    """From here on the prompt's text belongs to variable `name`."""
+
+    name: str
+
+
+class ScopeEnd(Node, frozen=True):
+    """Up to here."""
+
+    name: str
+
+
+class SeparateReasoning(Node, frozen=True):
+    """Take the reasoning out of the variables `names`, and out of the prompt; `model` says how it is marked."""
+
+    names: tuple[str, ...]
+    model: str
 
 
 class RoleBegin(Node, frozen=True):
@@ -140,6 +211,12 @@ class SetVariable(Node, frozen=True):
     value: Any
 
 
+class Argument(Node, frozen=True):
+    """An argument of the body, in a recording that was made without it."""
+
+    name: str
+
+
 class Fork(Node, frozen=True):
     """`count` child streams begin with what this stream holds now."""
 
@@ -149,18 +226,32 @@ class Fork(Node, frozen=True):
 class Join(Node, frozen=True):
     """Wait for the children that node number `fork` of this stream began, and collect.
 
-    `name` None gathers every variable that a child set itself.
+    `name` None gathers every variable that a child set itself. With `keep`, a child that failed leaves None in its place.
     """
 
     fork: int
     name: str | None = None
     mode: str = GATHER
+    keep: bool = False
 
 
-AnyNode: TypeAlias = ConstantText | Gen | Select | RoleBegin | RoleEnd | Variable | SetVariable | Fork | Join
+AnyNode: TypeAlias = (
+    ConstantText
+    | Gen
+    | Select
+    | RoleBegin
+    | RoleEnd
+    | Variable
+    | SetVariable
+    | Media
+    | ScopeBegin
+    | ScopeEnd
+    | SeparateReasoning
+    | Argument
+    | Fork
+    | Join
+)
 """What may stand in a stream."""
-
-_NODES = ConstantText | Gen | Select | RoleBegin | RoleEnd | Variable | SetVariable | Fork | Join
 
 
 def as_nodes(value: object) -> tuple[AnyNode, ...]:
@@ -170,8 +261,8 @@ def as_nodes(value: object) -> tuple[AnyNode, ...]:
         return (ConstantText(value),) if value else ()
     if isinstance(value, Composable):
         return value.nodes
-    if isinstance(value, _NODES):
-        return (value,)
+    if isinstance(value, Node):
+        return (cast("AnyNode", value),)
     raise InvalidPrimitive(
         f"cannot be part of a prompt: {type(value).__name__} {value!r:.80}; convert it with str(…)"
     )
@@ -190,25 +281,41 @@ def check_text(where: str, text: str, param: str | None = None) -> None:
         ) from None
 
 
+def defines(node: AnyNode) -> tuple[str, ...]:
+    """Variables that `node` gives a value (a nameless gather gives some, too: which, shows only when it is done)."""
+    match node:
+        case Gen(name=name, parts=parts):
+            return (name, *parts) if name else parts
+        case Select(name=str(name)) | SetVariable(name=name) | ScopeEnd(name=name):
+            return (name,)
+        case SeparateReasoning(names=names):
+            return (*names, *(name + REASONING for name in names))
+        case Join(name=str(name)):
+            return (name,)
+        case _:
+            return ()
+
+
 def may_define(node: AnyNode, name: str) -> bool:
-    """Whether `node` gives variable `name` a value (a nameless gather may: that shows only when it is done)."""
-    if isinstance(node, Gen | Select | SetVariable):
-        return node.name == name
-    return isinstance(node, Join) and node.mode == GATHER and node.name in (None, name)
+    """Whether `node` gives variable `name` a value, or may do so."""
+    if isinstance(node, Join):
+        return node.mode == GATHER and node.name in (None, name)
+    return name in defines(node)
 
 
 def outline(node: AnyNode) -> str:
     """A node as it appears in the tail of a prompt in an error message."""
     match node:
-        case ConstantText(text):
+        case ConstantText(text=text):
             return text
-        case Gen(name) | Select(name):
-            return (
-                f"{{{type(node).__name__.lower()} {name}}}" if name else f"{{{type(node).__name__.lower()}}}"
-            )
-        case Variable(name):
+        case Gen(name=name) | Select(name=name):
+            kind = type(node).__name__.lower()
+            return f"{{{kind} {name}}}" if name else f"{{{kind}}}"
+        case Variable(name=name) | Argument(name=name):
             return f"{{{name}}}"
-        case RoleBegin(role):
+        case RoleBegin(role=role):
             return f"{{{role}}}"
+        case Media(kind=kind):
+            return f"{{{kind}}}"
         case _:
             return ""

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import msgspec
 
 from sgl_actors.lang.errors import InvalidPrimitive
+from sgl_actors.lang.ir import Media
 
 Shape = tuple[tuple[str, ...], bool]
 """What is rendered: the roles, and whether the template's generation prompt follows."""
@@ -35,11 +36,13 @@ class Prompt(msgspec.Struct):
         turns: the chat.
         open: the last turn is still being written.
         after: text outside any turn after the last (all of a plain text prompt).
+        media: images and videos: (turn, offset in its content, what); turn -1 is outside of turns.
     """
 
     turns: list[Turn] = []
     open: bool = False
     after: str = ""
+    media: list[tuple[int, int, Media]] = []
 
     @property
     def empty(self) -> bool:
@@ -48,7 +51,25 @@ class Prompt(msgspec.Struct):
 
     def copy(self) -> Prompt:
         """An independent prompt with the same content."""
-        return Prompt([Turn(t.role, t.content, t.before) for t in self.turns], self.open, self.after)
+        turns = [Turn(t.role, t.content, t.before) for t in self.turns]
+        return Prompt(turns, self.open, self.after, list(self.media))
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where the next piece goes: the number of the open turn, -1 outside, and the offset in its text."""
+        return (len(self.turns) - 1, len(self.turns[-1].content)) if self.open else (-1, len(self.after))
+
+    def attach(self, media: Media) -> None:
+        """Put an image or a video here."""
+        self.media.append((*self.place, media))
+
+    def cut(self, turn: int, start: int, end: int) -> None:
+        """Take characters `start` to `end` out of a turn's content, or of the text after all turns (-1)."""
+        if turn < 0:
+            self.after = self.after[:start] + self.after[end:]
+        else:
+            content = self.turns[turn].content
+            self.turns[turn].content = content[:start] + content[end:]
 
     def append(self, text: str) -> None:
         """Write on: into the open turn, else outside."""

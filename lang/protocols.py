@@ -7,15 +7,16 @@ of this package is `actors.programs.runtime`; the recorder of `lang.graph` is an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
+from sgl_actors.lang.budget import Budget
 from sgl_actors.lang.errors import ProgramError
-from sgl_actors.lang.ir import AnyNode, SamplingArgs
-from sgl_actors.lang.results import Outcome
+from sgl_actors.lang.ir import AnyNode, Join, Media, SamplingArgs
+from sgl_actors.lang.results import Failure, Outcome
 
 
 class RunOptions(msgspec.Struct, frozen=True):
@@ -28,6 +29,7 @@ class RunOptions(msgspec.Struct, frozen=True):
         priority: requests of higher ones are admitted first.
         cache_salt: cached prefixes are shared only with programs and requests of the same salt.
         fork_hint: a fork has the prefix of its branches computed before they start.
+        budget: what it may use.
     """
 
     seed: int | None = None
@@ -36,16 +38,52 @@ class RunOptions(msgspec.Struct, frozen=True):
     priority: int = 0
     cache_salt: str = ""
     fork_hint: bool = True
+    budget: Budget = Budget()
+
+
+class Call(NamedTuple):
+    """What a request is for: which primitive of which stream asks. For clients that script or log; a node needs it not.
+
+    Attributes:
+        kind: "gen", "select" (one of its scorings) or "prefix" (a fork's or a cache's).
+        name: the variable; "" for none.
+        stream: path of the stream.
+        position: place in program order: for each fork on the way its node's number and the branch's, then the number of the own node.
+        choices: of a select.
+        part: number of this request within the primitive: which completion, which choice.
+        media: images and videos of the prompt.
+    """
+
+    kind: str
+    name: str = ""
+    stream: str = "0"
+    position: tuple[int, ...] = (0,)
+    choices: tuple[str, ...] = ()
+    part: int = 0
+    media: tuple[Media, ...] = ()
 
 
 class Client(Protocol):
-    """A node as a stream sees it. `actors.node.client.NodeClient` is one; over HTTP there is another."""
+    """A node as a stream sees it. `actors.node.client.NodeClient` is one; over HTTP there is another.
 
-    def generate(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> AsyncIterator[Chunk]:
+    Attributes:
+        takes: kinds of media that the model understands.
+    """
+
+    takes: frozenset[str]
+
+    def generate(
+        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None
+    ) -> AsyncIterator[Chunk]:
         """Yield chunks up to and including the one with `finish`; an async generator."""
 
-    async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
+    async def complete(
+        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None
+    ) -> Chunk:
         """All of it as one chunk."""
+
+    async def flush(self) -> Any:
+        """Empty the cache, unless something runs."""
 
     async def tokenize(self, request: Tokenize) -> TokenIds:
         """Ids and text of a text or a chat."""
@@ -74,14 +112,20 @@ class Stream(Protocol):
     def length(self) -> int:
         """Nodes appended so far: a position."""
 
-    def append(self, nodes: Sequence[AnyNode]) -> int:
-        """Add nodes and return the number of the first. Raises `StreamEnded` after a join or the end of the run."""
+    def append(self, nodes: Sequence[AnyNode], line: str = "") -> int:
+        """Add nodes and return the number of the first; `line` is where the program says so, as FILE:LINE.
 
-    def fork(self, count: int) -> tuple[int, Sequence[Stream]]:
+        Raises `StreamEnded` after a join, a cancellation, or the end of the run.
+        """
+
+    def cancel(self, reason: str) -> None:
+        """End this stream and those below it; what it asks of the node is cancelled."""
+
+    def fork(self, count: int, line: str = "") -> tuple[int, Sequence[Stream]]:
         """Add a `Fork`; its number and the children."""
 
-    def join(self, fork: int, children: Sequence[Stream], name: str | None, mode: str) -> int:
-        """Add a `Join` for those children, which take nothing more; its number."""
+    def join(self, node: Join, children: Sequence[Stream], line: str = "") -> int:
+        """Add a `Join` of those children, which take nothing more; its number."""
 
     async def read(self, name: str, position: int) -> Any:
         """Value of a variable, as of the last node before `position` that defines it."""
@@ -101,8 +145,11 @@ class Stream(Protocol):
     async def tail(self) -> str:
         """End of the prompt as it is now; never raises."""
 
+    async def failed(self) -> Failure | None:
+        """Why it failed, once all that was appended so far is done or dropped. From here on the program knows of it."""
+
     def listen(self, name: str) -> AsyncIterator[str]:
-        """Text of the next variable of that name while it is being written; an async generator."""
+        """Text of the next variable of that name while it is being written ("" is the whole prompt); an async generator."""
 
 
 class Run(Protocol):

@@ -8,14 +8,20 @@ from typing import Any
 import msgspec
 
 from sgl_actors.errors import SglActorsError, UnknownVariable, error_class
-from sgl_actors.lang.ir import AnyNode
+from sgl_actors.lang.ir import AnyNode, Media
+from sgl_actors.lang.shape import decoder_of
 
 TAIL = 160
 """Characters of the prompt that an error message shows."""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """Tokens and calls; `cached_tokens` of the prompt tokens were not computed anew."""
+    """Tokens and calls; `cached_tokens` of the prompt tokens were not computed anew.
+
+    Example:
+        >>> Usage(10, 4, 2, 1) + Usage(5, 5, 1, 1)
+        Usage(prompt_tokens=15, cached_tokens=9, completion_tokens=3, calls=2)
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -31,6 +37,32 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         )
 
 
+class Segment(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A piece of a stream's prompt and where it came from.
+
+    Attributes:
+        kind: "given", "generated", "selected", "role" (a turn begins or ends; `name` is the role), "set", "fork" or "join".
+        text: the piece; "" for what is no text.
+        name: its variable, if it has one.
+        prompt_tokens, cached_tokens, completion_tokens: of the calls that made it.
+        calls: to the model.
+        seconds: from when it was the stream's turn to do it until it was done.
+        begun: seconds from the program's start.
+        fork: of a fork or join, the number of the fork's node.
+    """
+
+    kind: str
+    text: str = ""
+    name: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    begun: float = 0.0
+    fork: int = -1
+
+
 class Failure(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Why a stream failed, in a form that travels.
 
@@ -40,6 +72,8 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         program, stream, variable: where.
         tail: end of the prompt at that moment.
         cause_code, cause_message: what the node said, if it was the node.
+        origin, number: the stream and the number of the primitive that failed; "" and -1 if it was none.
+        line: where the program's code says it, as FILE:LINE; "" if that is not known.
     """
 
     code: str
@@ -50,12 +84,15 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     tail: str = ""
     cause_code: str = ""
     cause_message: str = ""
+    origin: str = ""
+    number: int = -1
+    line: str = ""
 
     def error(self) -> SglActorsError:
         """The exception to raise; each call makes a new one."""
         cls = error_class(self.code)
         error = cls(
-            describe(self.message, self.program, self.stream, self.variable, self.tail),
+            describe(self.message, self.program, self.stream, self.variable, self.tail, self.line),
             param=self.variable or None,
         )
         if self.cause_code:
@@ -70,13 +107,16 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         stream: its path, "0" for the root, "0.2" for its third child.
         text: the prompt as the model saw it, with everything generated.
         turns: (role, content) of the chat turns.
+        media: (turn, offset in its content, what) of images and videos; turn -1 is outside of turns.
         variables: by name.
         meta: what the node reported per variable.
+        adapters: per variable of a type of its own, what makes its value of the text in `variables`.
         usage: of this stream alone.
         own: names that this stream set itself, in order.
         added: what a child added to the prompt since it was forked.
         branches: per fork, its children's outcomes; empty for children that have not been collected.
         failure: why it failed, None if it did not.
+        segments: what its prompt was made of, in order; of a child, from the fork on.
     """
 
     stream: str
@@ -89,6 +129,9 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     added: list[AnyNode] = []
     branches: dict[int, list[Outcome]] = {}
     failure: Failure | None = None
+    segments: list[Segment] = []
+    media: list[tuple[int, int, Media]] = []
+    adapters: dict[str, str] = {}
 
     def walk(self) -> Iterator[Outcome]:
         """This outcome and all below it."""
@@ -105,7 +148,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     def variable(self, name: str, program: str = "") -> Any:
         """Value of a variable; raises the stream's failure, or `UnknownVariable`."""
         if name in self.variables:
-            return self.variables[name]
+            return restore(self.variables[name], self.adapters.get(name, ""))
         raise (self.failure or unknown(name, program, self.stream, self.variables)).error()
 
 
@@ -117,13 +160,25 @@ def unknown(name: str, program: str, stream: str, known: Iterable[str]) -> Failu
     )
 
 
-def describe(message: str, program: str, stream: str, variable: str, tail: str) -> str:
+def restore(value: Any, adapter: str) -> Any:
+    """The value that a text stands for, or values of a list of texts; what has no adapter (here) stays as it is."""
+    decode = decoder_of(adapter) if adapter else None
+    if decode is None:
+        return value
+    if isinstance(value, list):
+        return [restore(item, adapter) for item in value]
+    return decode(value) if isinstance(value, str) else value
+
+
+def describe(message: str, program: str, stream: str, variable: str, tail: str, line: str = "") -> str:
     """One line for people: place, message, tail of the prompt."""
     place = f"program {program!r}" if program else "program"
     if stream and stream != "0":
         place += f", branch {stream}"
     if variable:
         place += f", variable {variable!r}"
+    if line:
+        place += f", {line}"
     return f"{place}: {message}" + (f"; the prompt ends: {shorten(tail)!r}" if tail else "")
 
 

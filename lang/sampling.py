@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
+from sgl_actors.lang.constraints.constraint import Constraint
 from sgl_actors.lang.ir import SamplingArgs
 
 
@@ -17,9 +18,11 @@ def derive_seed(seed: int, path: str, sequence: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def resolve(own: SamplingArgs, defaults: SamplingArgs, seed: int) -> SamplingOptions:
+def resolve(
+    own: SamplingArgs, defaults: SamplingArgs, seed: int, constraint: Constraint | None = None
+) -> SamplingOptions:
     """Merge: the gen's own arguments, else the run's, else the library's; `seed` unless one of them states another."""
     values: dict[str, Any] = {"seed": seed}
     for arguments in (defaults, own):
         values.update({k: v for k, v in msgspec.structs.asdict(arguments).items() if v is not None})
-    return SamplingOptions(**values)
+    return SamplingOptions(**values, constraint=constraint)

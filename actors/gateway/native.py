@@ -28,11 +28,13 @@ from sgl_actors.actors.gateway.sampling import (
     OPENAI_UNSUPPORTED,
     biases,
     check_min_tokens,
+    one_constraint,
     stop_ids,
 )
 from sgl_actors.actors.gateway.service import exchange_of, reply, service_of
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.errors import InvalidRequest
+from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, LARK, REGEX
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
@@ -49,7 +51,8 @@ UNSUPPORTED = {
 }
 """Fields of /generate that this node cannot honour."""
 
-CONSTRAINT_FIELDS = ("json_schema", "regex", "ebnf", "structural_tag", "stop_regex", "custom_params")
+UNSUPPORTED_SAMPLING = {"structural_tag": CONSTRAINTS, "custom_params": "code is not taken from requests"}
+"""Fields of `sampling_params` that this node cannot honour."""
 
 T = TypeVar("T")
 
@@ -149,8 +152,8 @@ def native_rids(rid: str | list[str] | None, count: int, stem: str) -> list[str]
 
 def native_sampling(params: NativeSampling, vocabulary: int) -> SamplingOptions:
     """The node's options; what is absent has SGLang's default."""
-    for name in CONSTRAINT_FIELDS:
-        refuse_field(f"sampling_params.{name}", getattr(params, name), CONSTRAINTS)
+    for name, why in UNSUPPORTED_SAMPLING.items():
+        refuse_field(f"sampling_params.{name}", getattr(params, name), why)
     most = DEFAULT_MAX_NEW_TOKENS if params.max_new_tokens is UNSET else params.max_new_tokens
     least = params.min_new_tokens or 0
     check_min_tokens(least, most, "min_new_tokens", "max_new_tokens")
@@ -171,6 +174,14 @@ def native_sampling(params: NativeSampling, vocabulary: int) -> SamplingOptions:
         skip_special_tokens=params.skip_special_tokens is not False,
         logit_bias=biases(params.logit_bias, vocabulary),
         seed=params.sampling_seed,
+        stop_regex=check_stops(params.stop_regex, "stop_regex"),
+        constraint=one_constraint(
+            [
+                ("json_schema", JSON_SCHEMA, params.json_schema),
+                ("regex", REGEX, params.regex),
+                ("ebnf", LARK, params.ebnf),
+            ]
+        ),
     )
 
 

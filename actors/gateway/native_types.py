@@ -30,6 +30,8 @@ class NativeSampling(msgspec.Struct, frozen=True):
     """`sampling_params` of /generate.
 
     `max_new_tokens` is 128 when absent, null for as many as the context leaves; 0 computes the prompt only.
+    `regex`, `json_schema` (an object or its JSON text) or `ebnf` (a Lark grammar) says what the output has to be as a whole; at most one.
+    `stop_regex`: regular expressions that end the output as stop strings do.
     """
 
     max_new_tokens: Count | UnsetType | None = UNSET
@@ -49,11 +51,11 @@ class NativeSampling(msgspec.Struct, frozen=True):
     no_stop_trim: bool | None = None
     logit_bias: dict[int, Bias] | None = None
     sampling_seed: Seed | None = None
-    json_schema: Any = None
-    regex: Any = None
-    ebnf: Any = None
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    stop_regex: str | list[str] | None = None
     structural_tag: Any = None
-    stop_regex: Any = None
     custom_params: Any = None
 
 

@@ -31,12 +31,29 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
+class JsonSchemaFormat(msgspec.Struct, frozen=True):
+    """`json_schema` of a `response_format`. `strict` makes no difference: the output always follows the schema."""
+
+    schema: dict[str, Any] | None = None
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """What the answer has to be: `text`, `json_object` or `json_schema`."""
+
+    type: str
+    json_schema: JsonSchemaFormat | None = None
+
+
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     """What chat and plain completions have in common; null means absent.
 
     The second half (from `top_k` on) is no part of the OpenAI API; names are those that SGLang and vLLM use.
     `cache_salt`, also called `extra_key`: requests share cached prefixes only with those of the same tenant and salt.
     `priority`: higher ones are admitted first.
+    `response_format`, `regex`, `json_schema`, `ebnf` (a Lark grammar), `guided_regex`, `guided_json`: what the output has to be as a whole; at most one.
+    `stop_regex`: regular expressions that end the output as stop strings do.
     """
 
     model: str | None = None
@@ -62,6 +79,13 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str | None = None
     extra_key: str | None = None
     priority: Priority | None = None
+    response_format: ResponseFormat | None = None
+    regex: str | None = None
+    json_schema: str | dict[str, Any] | None = None
+    ebnf: str | None = None
+    guided_regex: str | None = None
+    guided_json: str | dict[str, Any] | None = None
+    stop_regex: str | list[str] | None = None
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True):

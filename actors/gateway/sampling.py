@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
 from sgl_actors.actors.gateway.limits import MAX_BIASES, MAX_STOP_IDS, check_ids, check_length, check_stops
-from sgl_actors.actors.gateway.openai_types import SamplingFields
+from sgl_actors.actors.gateway.openai_types import ResponseFormat, SamplingFields
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.errors import InvalidRequest
+from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, LARK, REGEX, Constraint
 
-CONSTRAINTS = "constrained output is not supported by this node yet"
+CONSTRAINTS = "this form of constraint is not supported, regex, json_schema and ebnf are"
 TOOLS = "tools are not supported by this node yet"
 MEDIA = "only text can be given to this model"
 
 OPENAI_UNSUPPORTED = {
-    "response_format": CONSTRAINTS,
-    "regex": CONSTRAINTS,
-    "ebnf": CONSTRAINTS,
-    "json_schema": CONSTRAINTS,
     "structural_tag": CONSTRAINTS,
     "structured_outputs": CONSTRAINTS,
-    "guided_json": CONSTRAINTS,
-    "guided_regex": CONSTRAINTS,
     "guided_choice": CONSTRAINTS,
     "guided_grammar": CONSTRAINTS,
-    "stop_regex": CONSTRAINTS,
     "tools": TOOLS,
     "tool_choice": TOOLS,
     "functions": TOOLS,
@@ -39,7 +38,6 @@ OPENAI_UNSUPPORTED = {
 """Fields of the OpenAI-compatible endpoints that this node cannot honour."""
 
 OPENAI_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "return_token_ids": (False,),
 }
@@ -76,6 +74,48 @@ def openai_sampling(fields: SamplingFields, max_tokens: int | None, vocabulary: 
         skip_special_tokens=fields.skip_special_tokens is not False,
         logit_bias=biases(fields.logit_bias, vocabulary),
         seed=fields.seed,
+        stop_regex=check_stops(fields.stop_regex, "stop_regex"),
+        constraint=one_constraint(
+            [
+                ("response_format", JSON_SCHEMA, response_schema(fields.response_format)),
+                ("json_schema", JSON_SCHEMA, fields.json_schema),
+                ("guided_json", JSON_SCHEMA, fields.guided_json),
+                ("regex", REGEX, fields.regex),
+                ("guided_regex", REGEX, fields.guided_regex),
+                ("ebnf", LARK, fields.ebnf),
+            ]
+        ),
+    )
+
+
+def one_constraint(fields: Iterable[tuple[str, str, str | dict[str, Any] | None]]) -> Constraint | None:
+    """The constraint that one of `fields` (name, kind, source; a schema may be an object) asks for. What its source says is the tokenizer's to check.
+
+    Raises:
+        InvalidRequest: more than one does.
+    """
+    given = [(name, kind, source) for name, kind, source in fields if source is not None and source != ""]
+    if len(given) > 1:
+        (first, _, _), (second, _, _) = given[:2]
+        raise InvalidRequest(
+            f"{second}: the output is constrained by {first} already, give one of them", param=second
+        )
+    for _, kind, source in given:
+        return Constraint(kind, source if isinstance(source, str) else msgspec.json.encode(source).decode())
+    return None
+
+
+def response_schema(wanted: ResponseFormat | None) -> dict[str, Any] | None:
+    """The schema of a `response_format`; None for text."""
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return {"type": "object"}
+    if wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.schema is not None:
+        return wanted.json_schema.schema
+    raise InvalidRequest(
+        "response_format: it is {type: text}, {type: json_object} or {type: json_schema, json_schema: {schema: …}}",
+        param="response_format",
     )
 
 

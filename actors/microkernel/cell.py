@@ -13,6 +13,7 @@ from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.control import Pulse
 from sgl_actors.actors.microkernel.exchange import Incoming
 from sgl_actors.actors.microkernel.mailbox import Mailbox, Put
+from sgl_actors.actors.microkernel.once import Once
 from sgl_actors.actors.microkernel.wire import VERSION, Down, Envelope, Kind, Message
 from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded, SglActorsError
 
@@ -51,15 +52,14 @@ class Cell:
         self.address = address
         self.config = config
         self.parent = parent
-        self.children: list[Cell] = []
+        self.children: dict[Address, Cell] = {}
         self.mailbox: Mailbox[Incoming] = Mailbox(actor.mailbox, system.accepted)
         self.state = "starting"
         self.progress = 0
         self.busy_since = 0.0
         self.watches: list[str] = []
         self.requests: set[Incoming] = set()
-        self.ready = asyncio.Event()
-        self.ended = asyncio.Event()
+        self.ready, self.ended = Once(), Once()
         self.log: structlog.stdlib.BoundLogger = system.logger(address)
         self.exit = Exit("never ran")
         self.context = CellContext(self)
@@ -173,16 +173,16 @@ class Cell:
         return Exit(f"{type(cause).__name__}: {cause}")
 
     async def _let_go(self) -> None:
-        for child in list(self.children):
+        for child in list(self.children.values()):
             child.stop("parent ended")
-        for child in list(self.children):
+        for child in list(self.children.values()):
             await child.ended.wait()
         self.state = "dead"
         self.system.forget(self, self.exit.reason)
         self.ready.set()
         self.ended.set()
         if self.parent is not None:
-            self.parent.children.remove(self)
+            del self.parent.children[self.address]
             self.parent.tell(Down(self.address, self.exit.reason))
         if self._on_exit is not None:
             self._on_exit(self.address, self.exit)
@@ -273,9 +273,9 @@ class CellContext:
 
     def stop(self, address: Address, reason: str = "stopped") -> None:
         """See `Context.stop`."""
-        for child in self._cell.children:
-            if child.address == address:
-                child.stop(reason)
+        child = self._cell.children.get(address)
+        if child is not None:
+            child.stop(reason)
 
     def task(self, coroutine: Coroutine[Any, Any, None], *, name: str = "") -> None:
         """See `Context.task`."""

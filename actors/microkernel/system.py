@@ -152,7 +152,7 @@ class System:
         )
         self.cells[name] = cell
         if parent is not None:
-            parent.children.append(cell)
+            parent.children[address] = cell
         self._group.create_task(cell.run(), name=str(address))
         return cell
 

@@ -72,8 +72,10 @@ def draw_seed() -> int:
 class NodeClient(CacheClient):
     """Asks a node on behalf of `context`'s owner."""
 
+    takes: frozenset[str] = frozenset()
+
     async def generate(
-        self, request: Generate, *, timeout: float = 600.0, trace: str = ""
+        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: object = None  # noqa: ARG002
     ) -> AsyncIterator[Chunk]:
         """Yield chunks up to and including the one with `finish`; no token is repeated or missing.
 
@@ -113,7 +115,9 @@ class NodeClient(CacheClient):
             assert failure is not None, "a stream ended without a finish"
             raise failure
 
-    async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
+    async def complete(
+        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: object = None  # noqa: ARG002
+    ) -> Chunk:
         """Run `generate` to its end and return everything as one chunk."""
         whole: Chunk | None = None
         async for chunk in self.generate(request, timeout=timeout, trace=trace):

@@ -111,6 +111,7 @@ class ProgramsActor(Actor):
             priority=message.priority,
             cache_salt=message.cache_salt,
             fork_hint=message.fork_hint,
+            started=self.ctx.now(),
         )
         root = self.ctx.spawn(StreamActor, setup.actor("0"), {"stream": {"setup": setup, "path": "0"}})
         request.on_cancel(lambda: self.ctx.stop(root, "asker is gone"))

@@ -11,8 +11,9 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.node.client import merge
+from sgl_actors.actors.scheduler.messages import Flushed
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
-from sgl_actors.errors import DeadlineExceeded, NotReady, ProtocolError
+from sgl_actors.errors import DeadlineExceeded, InvalidRequest, NotReady, ProtocolError
 from sgl_actors.lang.backends.native import (
     Events,
     Pin,
@@ -34,6 +35,8 @@ A = TypeVar("A")
 class HttpClient:
     """Asks the node at `url`, with `key` if it wants one. Close it."""
 
+    takes: frozenset[str] = frozenset()
+
     def __init__(
         self, url: str, transport: httpx2.AsyncBaseTransport | None = None, *, key: str = ""
     ) -> None:
@@ -50,7 +53,12 @@ class HttpClient:
         return f"<HttpClient {self.url}>"
 
     async def generate(
-        self, request: Generate, *, timeout: float = 600.0, trace: str = ""
+        self,
+        request: Generate,
+        *,
+        timeout: float = 600.0,
+        trace: str = "",
+        call: object = None,  # noqa: ARG002
     ) -> AsyncIterator[Chunk]:
         """See `Client.generate`.
 
@@ -82,7 +90,14 @@ class HttpClient:
             raise _unreachable(self.url, error) from None
         raise ProtocolError(f"{self.url}: the stream ended without a finish reason")
 
-    async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
+    async def complete(
+        self,
+        request: Generate,
+        *,
+        timeout: float = 600.0,
+        trace: str = "",
+        call: object = None,  # noqa: ARG002
+    ) -> Chunk:
         """See `Client.complete`."""
         whole: Chunk | None = None
         async for chunk in self.generate(request, timeout=timeout, trace=trace):
@@ -111,6 +126,14 @@ class HttpClient:
         """See `Client.pin`."""
         answer = await self._ask("/cache/pin", pin_body(token_ids, ttl, name, salt), Pin, timeout, trace)
         return Pinned(answer.name, "", answer.tokens, answer.held, answer.expires_in)
+
+    async def flush(self) -> Flushed:
+        """See `Client.flush`."""
+        try:
+            await self._ask("/flush_cache", {}, dict[str, Any])
+        except InvalidRequest:
+            return Flushed(done=False)
+        return Flushed(done=True)
 
     async def close(self) -> None:
         """Close its connections."""

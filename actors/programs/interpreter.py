@@ -1,23 +1,25 @@
-"""The primitives that ask the model, gen and select, and what a fork asks of it beforehand."""
+"""What a gen asks of the model, and what a fork asks of it beforehand. Select has a file of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
-from sgl_actors.actors.cache.messages import DEFAULT
+import msgspec
+
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
-from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions, Tokenize
+from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions
 from sgl_actors.errors import Cancelled, error_class
-from sgl_actors.lang.choices import decide, first_difference
-from sgl_actors.lang.errors import InvalidPrimitive
-from sgl_actors.lang.ir import ConstantText, Gen, Select
+from sgl_actors.lang.errors import BudgetExceeded, UnsupportedMedia
+from sgl_actors.lang.ir import Gen
+from sgl_actors.lang.prompt import Prompt
+from sgl_actors.lang.protocols import Call
 from sgl_actors.lang.sampling import derive_seed, resolve
+from sgl_actors.lang.shape import decoder_of, parts_of
 
 TAIL = 64
 """Characters of a prompt, about 16 tokens, that are not worth a call of their own before a fork."""
@@ -26,104 +28,155 @@ TAIL = 64
 async def generate(
     stream: Stream, node: Gen, setup: Setup, timeout: float, emit: Callable[[str], None]
 ) -> None:
-    """Have the model write on; `emit` gets the text piece by piece."""
+    """Have the model write on; `emit` gets the text piece by piece (of several completions, the first one's)."""
     prompt = await setup.frames.text(stream.prompt)
-    sampling = resolve(node.sampling, setup.sampling, derive_seed(setup.seed, stream.path, stream.gens))
-    request = ask(setup, sampling, text=prompt, logprobs=node.logprobs, top_logprobs=node.top_logprobs)
-    stream.gens += 1
-    pieces: list[str] = []
-    logprobs: list[Any] = []
-    cached = 0
-    async with aclosing(
-        cast("_Chunks", setup.client.generate(request, timeout=timeout, trace=setup.program))
-    ) as chunks:
-        async for chunk in chunks:
-            if chunk.text:
-                pieces.append(chunk.text)
-                emit(chunk.text)
-            logprobs += chunk.logprobs
-            cached = max(cached, chunk.cached_tokens)
-            last = chunk
-    finish = last.finish
-    assert finish is not None
-    if finish.reason == "abort":
-        raise error_class(finish.code or Cancelled.code)(finish.message or "the request was aborted")
-    stream.count(last.prompt_tokens, cached, last.completion_tokens)
-    text = "".join(pieces)
-    stream.computed = len(prompt) + len(text)
-    meta: dict[str, Any] = {
-        "id": request.id,
-        "prompt_tokens": last.prompt_tokens,
-        "cached_tokens": cached,
-        "completion_tokens": last.completion_tokens,
-        "finish_reason": {"type": finish.reason, "matched": finish.matched},
-        "seed": request.sampling.seed,
-    }
-    if node.logprobs:
-        meta["output_token_logprobs"] = [[entry.logprob, entry.token_id] for entry in logprobs]
-    if node.top_logprobs:
-        meta["output_top_logprobs"] = [[[value, id_] for id_, value in entry.top] for entry in logprobs]
-    stream.write(ConstantText(text))
-    stream.define(node.name, text, meta)
-
-
-async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> str:
-    """Append the most likely choice and return it.
-
-    All choices are asked for at once: the scheduler has one of them compute the prompt that they share, and the others wait for it.
-    """
-    if not node.choices:
-        raise InvalidPrimitive(f"select({node.name!r}): choices is empty", param="choices")
-    prompt = await setup.frames.text(stream.prompt)
+    check_media(stream.prompt, setup)
+    seed = derive_seed(setup.seed, stream.path, stream.gens)
+    sampling = resolve(node.sampling, setup.sampling, seed, node.constraint)
     asks = [
-        Tokenize(text, tenant=DEFAULT, salt=setup.cache_salt)
-        for text in (prompt, *(prompt + choice for choice in node.choices))
+        _Ask(setup, node, prompt, _nth(sampling, part), timeout, _call(stream, node, part))
+        for part in range(node.count)
     ]
-    tokens = [ids.token_ids for ids in await _all([setup.client.tokenize(one) for one in asks])]
-    starts = [first_difference(tokens[0], ids) for ids in tokens[1:]]
-    scored = await _all(
-        [score(ids, start, setup, timeout) for ids, start in zip(tokens[1:], starts, strict=True)]
-    )
-    for chunk in scored:
-        stream.count(chunk.prompt_tokens, chunk.cached_tokens, 0)
-    try:
-        decision = decide([[entry.logprob for entry in chunk.prompt_logprobs] for chunk in scored])
-    except ValueError as error:
-        raise InvalidPrimitive(f"select({node.name!r}): {error}") from None
-    choice = node.choices[decision.index]
-    stream.computed = len(prompt) + len(choice)
-    meta = {
-        "scores": dict(zip(node.choices, decision.scores, strict=True)),
-        "lengths": dict(zip(node.choices, decision.lengths, strict=True)),
-        "input_token_logprobs": [
-            [[e.logprob, e.token_id] for e in chunk.prompt_logprobs] for chunk in scored
-        ],
-        "prompt_tokens": sum(chunk.prompt_tokens for chunk in scored),
-        "cached_tokens": sum(chunk.cached_tokens for chunk in scored),
-        "completion_tokens": 0,
-        "finish_reason": {"type": "stop", "matched": None},
-    }
-    stream.write(ConstantText(choice))
-    stream.define(node.name, choice, meta)
-    return choice
+    stream.gens += 1
+    first = asks[0]
+    if node.count == 1:
+        await first.run(emit)
+    else:
+        await all_of([one.run(emit if one is first else _ignore) for one in asks])
+    for one in asks:
+        stream.count(*one.tokens)
+    stream.computed = len(prompt) + len(first.text)
+    meta = dict(first.meta)
+    if node.count > 1:
+        meta["completions"] = [one.meta for one in asks]
+    _define(stream, node, [one.text for one in asks], meta)
+
+
+class _Ask:
+    """One completion of a gen."""
+
+    def __init__(
+        self, setup: Setup, node: Gen, prompt: str, sampling: SamplingOptions, timeout: float, call: Call
+    ) -> None:
+        self._setup, self._node, self._timeout, self._call = setup, node, timeout, call
+        self._prompt, self._sampling = prompt, sampling
+        self.text = ""
+        self.tokens = (0, 0, 0)
+        self.meta: dict[str, Any] = {}
+
+    async def run(self, emit: Callable[[str], None]) -> None:
+        """Make the call, within the program's budget."""
+        asked, books = self._sampling.max_tokens, self._setup.books
+        reserved = books.begin(asked)
+        used = reserved or 0
+        try:
+            last, text = await self._stream(reserved, emit)
+            used = last.completion_tokens
+        finally:
+            books.end(reserved, used)
+        finish = last.finish
+        assert finish is not None
+        if finish.reason == "abort":
+            raise error_class(finish.code or Cancelled.code)(finish.message or "the request was aborted")
+        if finish.reason == "length" and reserved != asked:
+            raise BudgetExceeded(
+                f"the program's budget of {books.budget.tokens} generated tokens ended this text after {used}"
+            )
+        self.text = text
+        self.tokens = (last.prompt_tokens, self.meta["cached_tokens"], last.completion_tokens)
+
+    async def _stream(self, max_tokens: int | None, emit: Callable[[str], None]) -> tuple[Chunk, str]:
+        node, setup = self._node, self._setup
+        request = ask(
+            setup,
+            msgspec.structs.replace(self._sampling, max_tokens=max_tokens),
+            text=self._prompt,
+            logprobs=node.logprobs,
+            top_logprobs=node.top_logprobs,
+            prompt_logprobs_start=node.prompt_logprobs_start,
+        )
+        pieces: list[str] = []
+        logprobs: list[Any] = []
+        of_prompt: list[Any] = []
+        cached = 0
+        chunks = setup.client.generate(request, timeout=self._timeout, trace=setup.program, call=self._call)
+        async with aclosing(cast("_Chunks", chunks)):
+            async for chunk in chunks:
+                if chunk.text:
+                    pieces.append(chunk.text)
+                    emit(chunk.text)
+                logprobs += chunk.logprobs
+                of_prompt += chunk.prompt_logprobs
+                cached = max(cached, chunk.cached_tokens)
+                last = chunk
+        finish = last.finish
+        assert finish is not None
+        self.meta = {
+            "id": request.id,
+            "prompt_tokens": last.prompt_tokens,
+            "cached_tokens": cached,
+            "completion_tokens": last.completion_tokens,
+            "finish_reason": {"type": finish.reason, "matched": finish.matched},
+            "seed": request.sampling.seed,
+        }
+        if node.logprobs:
+            self.meta["output_token_logprobs"] = [[entry.logprob, entry.token_id] for entry in logprobs]
+        if node.top_logprobs:
+            self.meta["output_top_logprobs"] = [
+                [[value, id_] for id_, value in entry.top] for entry in logprobs
+            ]
+        if node.prompt_logprobs_start >= 0:
+            self.meta["input_token_logprobs"] = [[entry.logprob, entry.token_id] for entry in of_prompt]
+        return last, "".join(pieces)
+
+
+def _ignore(_text: str) -> None: ...
+
+
+def _nth(sampling: SamplingOptions, part: int) -> SamplingOptions:
+    """Sampling of completion number `part`: each has a seed of its own, the first the gen's."""
+    if not part:
+        return sampling
+    assert sampling.seed is not None
+    return msgspec.structs.replace(sampling, seed=derive_seed(sampling.seed, "completion", part))
+
+
+def _call(stream: Stream, node: Gen, part: int) -> Call:
+    media = tuple(item for _, _, item in stream.prompt.media)
+    return Call("gen", node.name or "", stream.path, stream.position, part=part, media=media)
+
+
+def _define(stream: Stream, node: Gen, texts: list[str], meta: dict[str, Any]) -> None:
+    """Give the variables their values; texts that are no values fail the gen, and say why."""
+    text = texts[0]
+    stream.generated(node.name, text)
+    value = text if node.count == 1 else texts
+    decode = decoder_of(node.adapter) if node.adapter else None
+    if decode is not None:
+        for one in texts:
+            decode(one)
+        stream.define(node.name, value, meta, node.adapter)
+        return
+    for name, (part, adapter) in (parts_of(node.adapter, text) or {}).items():
+        stream.define(name, part, None, adapter)
+    stream.define(node.name, value, meta)
+
+
+def check_media(prompt: Prompt, setup: Setup) -> None:
+    """Raise `UnsupportedMedia` for what the model cannot take."""
+    for _, _, media in prompt.media:
+        if media.kind not in setup.client.takes:
+            raise UnsupportedMedia(f"the model takes no {media.kind}s")
 
 
 async def precompute(stream: Stream, prompt: str, setup: Setup, timeout: float) -> None:
     """Have the node compute a prompt that several will go on from, unless all but a short tail has been computed already."""
     if len(prompt) - stream.computed > TAIL:
         request = ask(setup, SamplingOptions(max_tokens=0, seed=0), text=prompt)
-        chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program)
+        call = Call("prefix", stream=stream.path, position=stream.position)
+        chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program, call=call)
         stream.count(chunk.prompt_tokens, chunk.cached_tokens, 0)
         stream.computed = len(prompt)
-
-
-async def score(tokens: list[int], start: int, setup: Setup, timeout: float) -> Chunk:
-    """Log probabilities of tokens[start:]."""
-    sampling = SamplingOptions(max_tokens=0, temperature=0.0, seed=0)
-    request = ask(setup, sampling, input_ids=tokens, prompt_logprobs_start=start)
-    chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program)
-    assert all(entry.logprob is None or math.isfinite(entry.logprob) for entry in chunk.prompt_logprobs)
-    return chunk
 
 
 def ask(setup: Setup, sampling: SamplingOptions, **fields: Any) -> Generate:
@@ -138,7 +191,7 @@ def ask(setup: Setup, sampling: SamplingOptions, **fields: Any) -> Generate:
     )
 
 
-async def _all(coroutines: list[Any]) -> list[Any]:
+async def all_of(coroutines: list[Any]) -> list[Any]:
     """Results of all; the first error cancels the rest and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:

@@ -47,12 +47,14 @@ class Begin(Message):
 
     Attributes:
         computed: leading characters of the prompt's text whose KV the node has computed.
+        adapters: of the variables; see `Outcome`.
     """
 
     prompt: Prompt
     variables: dict[str, Any] = {}
     failure: Failure | None = None
     computed: int = 0
+    adapters: dict[str, str] = {}
 
 
 class Read(Message):
@@ -70,10 +72,23 @@ class Result(Message):
 
 
 class Value(Message):
-    """A value, or why there is none."""
+    """A value, or why there is none.
+
+    Attributes:
+        adapters: what makes values of texts: of the value itself under "", of a dictionary's by their names.
+        failures: of a join that keeps them, by the number of the branch.
+    """
 
     value: Any = None
     failure: Failure | None = None
+    adapters: dict[str, str] = {}
+    failures: dict[int, Failure] = {}
+
+
+class Drop(Message):
+    """Cast: do nothing more, nor have children do it; what is being done is given up."""
+
+    reason: str = ""
 
 
 class Snapshot(Message):
@@ -108,7 +123,10 @@ class Tail(Message):
 
 
 class Listen(Message):
-    """Stream of `Piece`: the next variable `name` of this stream while it is being written (all of it, if it is there already)."""
+    """Stream of `Piece`: the next variable `name` of this stream while it is being written (all of it, if it is there already).
+
+    "" is the whole prompt, as it grows until the stream's end.
+    """
 
     name: str
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
+
+import msgspec
 
 from sgl_actors.actors.cache.messages import DEFAULT, Pinned
 from sgl_actors.actors.microkernel import Address, Context
@@ -20,6 +22,7 @@ from sgl_actors.actors.programs.messages import (
     Appended,
     Begin,
     Branch,
+    Drop,
     Finish,
     Listen,
     Peek,
@@ -38,7 +41,7 @@ from sgl_actors.errors import DeadlineExceeded, RemoteError, SglActorsError
 from sgl_actors.lang.errors import StreamEnded
 from sgl_actors.lang.ir import AnyNode, Fork, Join
 from sgl_actors.lang.prompt import Prompt
-from sgl_actors.lang.results import Failure, Outcome, shorten, unknown
+from sgl_actors.lang.results import Failure, Outcome, restore, shorten, unknown
 
 BATCH = 512
 """Most nodes in one message."""
@@ -59,8 +62,9 @@ class LiveStream:
         self.failure: Failure | None = None
         self.outcome: Outcome | None = None
         self.joined: int | None = None
-        self.seen = False
-        self.forks: deque[list[LiveStream]] = deque()
+        self.cancelled = self.seen = False
+        self.lines: list[tuple[int, str]] = []
+        self.forks: list[list[LiveStream]] = []
         self.parent, self.place = parent, place
         self._run = run
         self._born = 0
@@ -68,30 +72,45 @@ class LiveStream:
     def __repr__(self) -> str:
         return f"<LiveStream {self.path}: {self.length} nodes>"
 
-    def append(self, nodes: Sequence[AnyNode]) -> int:
+    def append(self, nodes: Sequence[AnyNode], line: str = "") -> int:
         """See `Stream.append`."""
-        if self.joined is not None:
+        if self.joined is not None or self.cancelled:
+            ended = "cancelled" if self.cancelled else "joined"
             raise StreamEnded(
-                f"program {self._run.setup.name!r}: branch {self.path} has been joined and takes nothing more"
+                f"program {self._run.setup.name!r}: branch {self.path} has been {ended} and takes nothing more"
             )
         number = self.length
+        if line:
+            self.lines.append((number, line))
         self.length += len(nodes)
         self._run.post(self, nodes)
         return number
 
-    def fork(self, count: int) -> tuple[int, Sequence[LiveStream]]:
+    def cancel(self, reason: str) -> None:
+        """See `Stream.cancel`."""
+        if not self.cancelled:
+            self.cancelled = True
+            self._run.drop(self, reason)
+
+    def line(self, number: int) -> str:
+        """Where the program says what became node `number`; "" if that is not known."""
+        index = bisect_right(self.lines, number, key=lambda entry: entry[0])
+        return self.lines[index - 1][1] if index else ""
+
+    def fork(self, count: int, line: str = "") -> tuple[int, Sequence[LiveStream]]:
         """See `Stream.fork`."""
         number = self.length
         paths = [f"{self.path}.{self._born + index}" for index in range(count)]
         children = [LiveStream(self._run, path, self, (number, index)) for index, path in enumerate(paths)]
         self.forks.append(children)
-        self.append((Fork(count),))
+        self._run.streams.update((child.path, child) for child in children)
+        self.append((Fork(count),), line)
         self._born += count
         return number, children
 
-    def join(self, fork: int, children: Sequence[Any], name: str | None, mode: str) -> int:
+    def join(self, node: Join, children: Sequence[Any], line: str = "") -> int:
         """See `Stream.join`."""
-        number = self.append((Join(fork, name, mode),))
+        number = self.append((node,), line)
         for child in children:
             child.joined = number
         return number
@@ -121,6 +140,12 @@ class LiveStream:
         trace = self._run.setup.program
         return await client.pin(ids, ttl=ttl, name=name, salt=salt, timeout=timeout, trace=trace)
 
+    async def failed(self) -> Failure | None:
+        """See `Stream.failed`."""
+        failure = (await self._settled() or (await self._ask(Snapshot(), Report)).outcome).failure
+        self.seen = self.seen or failure is not None
+        return None if failure is None else self._run.located(failure)
+
     async def tail(self) -> str:
         """See `Stream.tail`."""
         try:
@@ -135,6 +160,9 @@ class LiveStream:
 
     async def listen(self, name: str) -> AsyncIterator[str]:
         """See `Stream.listen`."""
+        await self._run.sent()
+        if self.failure is not None:
+            self._open(Value(failure=self.failure))
         assert self.address is not None
         stream = self._run.ctx.stream(
             self.address, Listen(name), timeout=self._run.left(), trace=self._run.setup.program
@@ -149,7 +177,8 @@ class LiveStream:
             return cast("Value", await self._ask(ask, Value))
         held = outcome.meta if ask.meta else outcome.variables
         if ask.name in held:
-            return Value(held[ask.name])
+            adapter = "" if ask.meta else outcome.adapters.get(ask.name, "")
+            return Value(held[ask.name], adapters={"": adapter})
         return Value(failure=outcome.failure or unknown(ask.name, self._run.setup.name, self.path, held))
 
     async def _settled(self) -> Outcome | None:
@@ -182,8 +211,15 @@ class LiveStream:
         """A value, or the failure in its place: from here on the body knows of it."""
         if value.failure is not None:
             self.seen = True
-            raise value.failure.error()
-        return value.value
+            raise self._run.located(value.failure).error()
+        found = value.value
+        if isinstance(found, dict) and "" not in value.adapters:
+            found = {name: restore(item, value.adapters.get(name, "")) for name, item in found.items()}
+        elif value.adapters:
+            found = restore(found, value.adapters[""])
+        for index, failure in value.failures.items():
+            found[index] = self._run.located(failure).error()
+        return found
 
 
 class LiveRun:
@@ -194,8 +230,8 @@ class LiveRun:
     ) -> None:
         self.ctx, self.setup = context, setup
         self.root = LiveStream(self, "0")
-        self._streams: list[LiveStream] = [self.root]
-        self._outbox: deque[tuple[LiveStream, AnyNode]] = deque()
+        self.streams = {"0": self.root}
+        self._outbox: list[tuple[LiveStream, AnyNode | Drop]] = []
         self._sending = False
         self._broken: SglActorsError | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -222,6 +258,25 @@ class LiveRun:
         if self._closed:
             raise StreamEnded(f"program {self.setup.name!r} is over and takes nothing more")
         self._outbox.extend((stream, node) for node in nodes)
+        self._flush()
+
+    def drop(self, stream: LiveStream, reason: str) -> None:
+        """End a stream and those below it; its failure, and theirs, is no news to the program."""
+        below = f"{stream.path}."
+        for one in [one for path, one in self.streams.items() if path.startswith(below)]:
+            one.cancelled = one.seen = True
+        stream.seen = True
+        if not self._closed:
+            self._outbox.append((stream, Drop(reason)))
+            self._flush()
+
+    def located(self, failure: Failure) -> Failure:
+        """With the line of the program that it is about, if that is known."""
+        stream = self.streams.get(failure.origin)
+        line = "" if stream is None or failure.number < 0 else stream.line(failure.number)
+        return msgspec.structs.replace(failure, line=line) if line else failure
+
+    def _flush(self) -> None:
         if self._outbox and not self._sending and self._broken is None:
             self._sending = True
             self.ctx.task(self._send(), name=f"program {self.setup.program} outbox")
@@ -248,12 +303,12 @@ class LiveRun:
             self.root.address, Finish(), Report, timeout=timeout, trace=self.setup.program
         )
         self._settle(report.outcome)
-        for stream in self._streams:
+        for stream in self.streams.values():
             failure = stream.failure or (stream.outcome.failure if stream.outcome else None)
             heard = stream.seen or stream.joined is not None
             if failure is not None and (stream is self.root or not heard):
                 self._end = failure.code
-                raise failure.error()
+                raise self.located(failure).error()
         self._end = ""
         return report.outcome
 
@@ -268,8 +323,13 @@ class LiveRun:
     async def _send(self) -> None:
         try:
             while self._outbox:
-                stream, batch = self._batch()
-                await self._deliver(stream, batch)
+                stream, first = self._outbox[0]
+                if isinstance(first, Drop):
+                    del self._outbox[0]
+                    if stream.address is not None:
+                        self.ctx.cast(stream.address, first, trace=self.setup.program)
+                else:
+                    await self._deliver(*self._batch())
         except Exception as error:  # noqa: BLE001 - it surfaces at the next wait; this task must not end the client
             self._broken = (
                 error
@@ -287,14 +347,14 @@ class LiveRun:
     def _batch(self) -> tuple[LiveStream, list[AnyNode]]:
         """The next nodes that go to the same stream."""
         stream = self._outbox[0][0]
-        run = itertools.takewhile(lambda item: item[0] is stream, itertools.islice(self._outbox, BATCH))
-        batch = [node for _, node in run]
-        for _ in batch:
-            self._outbox.popleft()
+        first = itertools.islice(self._outbox, BATCH)
+        run = itertools.takewhile(lambda item: item[0] is stream and not isinstance(item[1], Drop), first)
+        batch = [cast("AnyNode", node) for _, node in run]
+        del self._outbox[: len(batch)]
         return stream, batch
 
     async def _deliver(self, stream: LiveStream, batch: list[AnyNode]) -> None:
-        forks = [stream.forks.popleft() for node in batch if isinstance(node, Fork)]
+        forks = [stream.forks.pop(0) for node in batch if isinstance(node, Fork)]
         failure = stream.failure
         addresses: list[list[Address]] = []
         if failure is None:
@@ -304,7 +364,6 @@ class LiveRun:
             )
             failure, addresses = answer.failure, answer.children
         for index, children in enumerate(forks):
-            self._streams += children
             for place, child in enumerate(children):
                 if failure is None:
                     child.address = addresses[index][place]
@@ -314,5 +373,5 @@ class LiveRun:
     def _settle(self, outcome: Outcome) -> None:
         """Every stream learns what it has left behind, so that it can be read when its actor is gone."""
         found = {one.stream: one for one in outcome.walk()}
-        for stream in self._streams:
+        for stream in self.streams.values():
             stream.outcome = found.get(stream.path, stream.outcome)

@@ -8,6 +8,7 @@ before is closed when its event loop ends.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import secrets
@@ -20,6 +21,7 @@ from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
 from sgl_actors.actors.programs.program import LiveRun
 from sgl_actors.actors.programs.setup import Frames, Setup
 from sgl_actors.errors import ConfigError
+from sgl_actors.lang.budget import Books
 from sgl_actors.lang.protocols import Client, RunOptions
 
 PROGRAMS = "programs"
@@ -113,6 +115,7 @@ class Backend:
                 await asyncio.sleep(0)  # the context's cell takes its first step
                 client = make_client(context)
                 self._opened = Opened(handle, context, client, Frames(client), tells)
+                _open.add(self)
                 if self._keeper is None:
                     self._keeper = _keep(self)
                     await anext(self._keeper)
@@ -122,6 +125,7 @@ class Backend:
         """Close it; programs that still run there end with `ActorDown`."""
         while self in _stack:
             _stack.remove(self)
+        _open.discard(self)
         opened, self._opened = [*self._lost, self._opened], None
         keeper, self._keeper = self._keeper, None
         self._lost = []
@@ -135,17 +139,20 @@ class Backend:
         """See `Runtime.start`."""
         opened = await self.open()
         context = opened.context
+        seconds = options.budget.seconds
         setup = Setup(
             program=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{secrets.token_hex(5)}",
             name=name,
             client=opened.client,
             frames=opened.frames,
             seed=secrets.randbits(63) if options.seed is None else options.seed,
-            deadline=context.now() + options.timeout,
+            deadline=context.now() + min(options.timeout, math.inf if seconds is None else seconds),
             sampling=options.sampling,
             priority=options.priority,
             cache_salt=options.cache_salt,
             fork_hint=options.fork_hint,
+            books=Books(options.budget),
+            started=context.now(),
         )
 
         def tell_end(code: str) -> None:
@@ -164,8 +171,11 @@ class Node(Backend):
     """An embedded node: the same actors as a started one, described by a node.toml (defaults without one).
 
     Example:
-        >>> async with Node("node.toml"):
-        ...     await judge.run(essay="…")
+        >>> async def main():
+        ...     async with Node("node.toml"):
+        ...         await judge.run(essay="…")
+        >>> Node("node.toml")
+        <Node node.toml not open>
     """
 
     def __init__(self, config: str | os.PathLike[str] | None = None) -> None:
@@ -181,7 +191,13 @@ class Node(Backend):
 
 
 class Connection(Backend):
-    """A node that runs elsewhere. Made by `connect`."""
+    """A node that runs elsewhere. Made by `connect`.
+
+    Example:
+        >>> connection = connect("http://127.0.0.1:30000")
+        >>> connection.endpoint
+        'http://127.0.0.1:30000'
+    """
 
     def __init__(self, endpoint: str, key: str = "") -> None:
         self.endpoint, self.key = endpoint, key
@@ -199,6 +215,10 @@ def connect(endpoint: str, *, api_key: str | None = None) -> Connection:
 
     Raises:
         ConfigError: no such kind of address, or a key that no request could carry.
+
+    Example:
+        >>> connect("http://127.0.0.1:30000")
+        <Connection to http://127.0.0.1:30000 not open>
     """
     if not endpoint.startswith(("http://", "https://", "ipc://", "tcp://")):
         raise ConfigError(
@@ -235,15 +255,15 @@ class Default:
     """The runtime of programs that are told nothing: what was opened last, else an embedded node per event loop."""
 
     def __init__(self, make: Callable[[], Backend] = Node) -> None:
-        self._embedded = make()
+        self.embedded = make()
 
     async def start(self, name: str, options: RunOptions) -> LiveRun:
         """See `Runtime.start`."""
-        return await (_stack[-1] if _stack else self._embedded).start(name, options)
+        return await (_stack[-1] if _stack else self.embedded).start(name, options)
 
     async def shutdown(self) -> None:
         """Close the embedded node now instead of at the end of the event loop."""
-        await self._embedded.close()
+        await self.embedded.close()
 
 
 async def _keep(backend: Backend) -> AsyncGenerator[None, None]:
@@ -256,11 +276,37 @@ async def _keep(backend: Backend) -> AsyncGenerator[None, None]:
             await backend.close()
 
 
+_open: set[Backend] = set()
+"""Keeps what is open: its kernel has tasks, whoever holds the backend."""
 _stack: list[Backend] = []
 default = Default()
 """Where programs run when they are told nothing."""
 
 
+def set_default_backend(backend: Backend | None) -> None:
+    """Have programs run there unless `run` says otherwise; None goes back to an embedded node.
+
+    Example:
+        >>> set_default_backend(Mock(["Paris"]))
+    """
+    _stack[:] = [] if backend is None else [backend]
+
+
+async def flush_cache(backend: Backend | None = None) -> bool:
+    """Empty a backend's cache, by default that of the one programs run on; False if something was running, and nothing was done.
+
+    Example:
+        >>> await flush_cache()
+        True
+    """
+    opened = await (backend or (_stack[-1] if _stack else default.embedded)).open()
+    return bool((await opened.client.flush()).done)
+
+
 async def shutdown() -> None:
-    """Close the embedded node that was opened on first use, if any."""
+    """Close the embedded node that was opened on first use, if any.
+
+    Example:
+        >>> await shutdown()
+    """
     await default.shutdown()

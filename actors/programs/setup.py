@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Tokenize
+from sgl_actors.errors import DeadlineExceeded, SglActorsError
+from sgl_actors.lang.budget import Books, Budget
+from sgl_actors.lang.errors import BudgetExceeded
 from sgl_actors.lang.ir import SamplingArgs
 from sgl_actors.lang.prompt import Prompt, Shape, mark, split
 from sgl_actors.lang.protocols import Client
@@ -58,6 +61,8 @@ class Setup:
         seed: of all its samples.
         deadline: on the kernel's clock.
         sampling, priority, cache_salt, fork_hint: see `RunOptions`.
+        books: what it has used of its budget.
+        started: when it began, on the kernel's clock.
     """
 
     program: str
@@ -70,7 +75,15 @@ class Setup:
     priority: int = 0
     cache_salt: str = ""
     fork_hint: bool = True
+    books: Books = field(default_factory=lambda: Books(Budget()))
+    started: float = 0.0
 
     def actor(self, path: str) -> str:
         """Name of the stream actor at `path`."""
         return f"program/{self.program}/{path}"
+
+    def late(self) -> SglActorsError:
+        """What to raise when the program's time is over."""
+        if self.books.budget.seconds is not None:
+            return BudgetExceeded(f"the program's budget of {self.books.budget.seconds:g} s is used up")
+        return DeadlineExceeded("the program's time is over")

@@ -6,27 +6,31 @@ the last defining node before that position gave, so a variable may be written a
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sgl_actors.errors import SglActorsError
 from sgl_actors.lang.errors import ProgramError
 from sgl_actors.lang.ir import (
+    REASONING,
     AnyNode,
     ConstantText,
     Gen,
     Join,
+    Media,
     RoleBegin,
     RoleEnd,
     Select,
+    SeparateReasoning,
     SetVariable,
     Variable,
+    defines,
     may_define,
     outline,
 )
 from sgl_actors.lang.prompt import Prompt
-from sgl_actors.lang.results import Failure, Outcome, Usage, shorten, unknown
+from sgl_actors.lang.reasoning import separate
+from sgl_actors.lang.results import Failure, Outcome, Segment, Usage, shorten, unknown
 
 
 class Step(NamedTuple):
@@ -41,30 +45,34 @@ class Stream:
 
     Attributes:
         path: "0" for the root, "0.1" for its second child.
+        place: for each fork on the way here its node's number and the branch's.
         prompt: what has been written.
-        variables, meta, own: see `Outcome`.
-        results: what joins collected, by number.
+        variables, adapters, meta, own, segments: see `Outcome`.
+        scopes: prompts as they were where a scope that is still open began, by its variable.
         gens: how many model calls that sample have been made: with the path it fixes their seeds.
         computed: leading characters of the prompt's text whose KV the node has computed, by this stream or the one it was forked from.
         failure: set once; nothing is done after it.
     """
 
-    def __init__(self, program: str, path: str) -> None:
-        self.program, self.path = program, path
+    def __init__(self, program: str, path: str, place: tuple[int, ...] = ()) -> None:
+        self.program, self.path, self.place = program, path, place
         self.prompt = Prompt()
         self.variables: dict[str, Any] = {}
+        self.adapters: dict[str, str] = {}
         self.meta: dict[str, dict[str, Any]] = {}
+        self.segments: list[Segment] = []
+        self.scopes: dict[str, str] = {}
         self.own: dict[str, None] = {}
         self.added: list[AnyNode] = []
         self.branches: dict[int, list[Outcome]] = {}
-        self.results: dict[int, Any] = {}
         self.usage = Usage()
         self.gens = 0
         self.computed = 0
         self.failure: Failure | None = None
-        self._steps: deque[Step] = deque()
+        self._steps: list[Step] = []
         self._lost: list[Step] = []
         self._length = 0
+        self._places: dict[str, tuple[int, int, str]] = {}
 
     def __repr__(self) -> str:
         return f"<Stream {self.path} of {self.program}: {self._length} nodes, {len(self._steps)} to do>"
@@ -73,6 +81,11 @@ class Stream:
     def length(self) -> int:
         """Nodes appended so far."""
         return self._length
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Place in program order of the node that is being done."""
+        return (*self.place, self._steps[0].number if self._steps else self._length)
 
     @property
     def idle(self) -> bool:
@@ -92,7 +105,7 @@ class Stream:
 
     def done(self, number: int) -> None:
         """The head has been done."""
-        step = self._steps.popleft()
+        step = self._steps.pop(0)
         assert step.number == number
 
     def reached(self, position: int) -> bool:
@@ -113,7 +126,7 @@ class Stream:
         """Whether a node still to be done may define `name`."""
         return any(may_define(step.node, name) for step in self._steps)
 
-    def write(self, node: ConstantText | RoleBegin | RoleEnd) -> None:
+    def write(self, node: ConstantText | RoleBegin | RoleEnd | Media) -> None:
         """Change the prompt. `InvalidPrimitive` for wrong nesting."""
         match node:
             case ConstantText(text):
@@ -122,15 +135,61 @@ class Stream:
                 self.prompt.begin(role)
             case RoleEnd(role):
                 self.prompt.end(role)
+            case Media():
+                self.prompt.attach(node)
         self.added.append(node)
 
-    def define(self, name: str | None, value: Any, meta: dict[str, Any] | None = None) -> None:
+    def generated(self, name: str | None, text: str) -> None:
+        """Add what the model wrote; of a variable, it is known where it stands."""
+        if name is not None:
+            self._places[name] = (*self.prompt.place, text)
+        self.write(ConstantText(text))
+
+    def define(
+        self, name: str | None, value: Any, meta: dict[str, Any] | None = None, adapter: str = ""
+    ) -> None:
         """Give a variable a value; nothing without a name."""
         if name is not None:
             self.variables[name] = value
             self.own[name] = None
+            self.adapters.pop(name, None)
+            if adapter:
+                self.adapters[name] = adapter
             if meta is not None:
                 self.meta[name] = meta
+
+    def separate(self, node: SeparateReasoning) -> None:
+        """Take the reasoning out of its variables and out of the prompt, the last one first."""
+        for name in reversed(node.names):
+            turn, start, text = self._places[name]
+            reasoning, answer = separate(text, node.model)
+            cut = len(text) - len(answer)
+            self.prompt.cut(turn, start, start + cut)
+            self.computed = 0  # it is counted in the text for the model, which is another one now
+            index = max(i for i, one in enumerate(self.added) if one == ConstantText(text))
+            self.added[index] = ConstantText(answer)
+            self.define(name, answer)
+            self.define(name + REASONING, reasoning)
+
+    def note(
+        self, kind: str, text: str, name: str, before: Usage, begun: float, seconds: float, fork: int
+    ) -> None:
+        """Remember what a node has led to; see `Segment`."""
+        used = self.usage
+        self.segments.append(
+            Segment(
+                kind,
+                text,
+                name,
+                used.prompt_tokens - before.prompt_tokens,
+                used.cached_tokens - before.cached_tokens,
+                used.completion_tokens - before.completion_tokens,
+                used.calls - before.calls,
+                seconds,
+                begun,
+                fork,
+            )
+        )
 
     def count(self, prompt: int, cached: int, completion: int) -> None:
         """Add one call to the usage."""
@@ -146,10 +205,7 @@ class Stream:
 
     def _promised(self, position: int) -> set[str]:
         """Names that nodes before `position` will define."""
-        nodes = [step.node for step in self._steps if step.number < position]
-        return {
-            node.name for node in nodes if isinstance(node, Gen | Select | SetVariable | Join) and node.name
-        }
+        return {name for step in self._steps if step.number < position for name in defines(step.node)}
 
     def fail(self, failure: Failure) -> None:
         """End the stream: what is left will not be done."""
@@ -160,9 +216,10 @@ class Stream:
 
     def failure_of(self, error: BaseException) -> Failure:
         """Describe an error of the node being done now."""
-        node = self._steps[0].node if self._steps else None
+        number, node = self._steps[0] if self._steps else (-1, None)
         name = node.name if isinstance(node, Gen | Select | Join | SetVariable | Variable) else None
-        return describe_failure(error, self.program, self.path, name or "", shorten(self.prompt.sketch()))
+        tail = shorten(self.prompt.sketch())
+        return describe_failure(error, self.program, self.path, name or "", tail, number)
 
     def failure_of_branch(self, failure: Failure) -> Failure:
         """What a branch's failure means for the stream that joins it."""
@@ -177,6 +234,8 @@ class Stream:
             failure.tail,
             failure.cause_code or failure.code,
             failure.cause_message or failure.message,
+            failure.origin or failure.stream,
+            failure.number,
         )
 
     def tail(self) -> str:
@@ -196,14 +255,21 @@ class Stream:
             added=list(self.added) if self.path != "0" else [],
             branches=dict(self.branches),
             failure=self.failure,
+            segments=list(self.segments),
+            media=list(self.prompt.media),
+            adapters=dict(self.adapters),
         )
 
 
-def describe_failure(error: BaseException, program: str, path: str, variable: str, tail: str) -> Failure:
+def describe_failure(
+    error: BaseException, program: str, path: str, variable: str, tail: str, number: int = -1
+) -> Failure:
     """An error in a form that travels. A `ProgramError` keeps its class, anything else becomes the cause of a `PrimitiveFailed`."""
     if isinstance(error, ProgramError):
-        return Failure(error.code, error.message, program, path, variable, tail)
+        return Failure(error.code, error.message, program, path, variable, tail, origin=path, number=number)
     code = error.code if isinstance(error, SglActorsError) else "remote_error"
     message = error.message if isinstance(error, SglActorsError) else f"{type(error).__name__}: {error}"
     name = type(error).__name__ if isinstance(error, SglActorsError) else "internal error"
-    return Failure("primitive_failed", f"{name}: {message}", program, path, variable, tail, code, message)
+    return Failure(
+        "primitive_failed", f"{name}: {message}", program, path, variable, tail, code, message, path, number
+    )

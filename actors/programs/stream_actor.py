@@ -1,7 +1,7 @@
 """One stream of a program: does its nodes in order, forks children, collects them.
 
 Owns: the stream's state (`stream.Stream`) and its children, which are actors below it and end with it.
-In: `Append`, `Begin`, `Read`, `Result`, `Snapshot`, `Finish`, `Branch`, `Peek`, `Listen`. Out: `Generate` and `Tokenize` to the node
+In: `Append`, `Begin`, `Read`, `Result`, `Snapshot`, `Finish`, `Branch`, `Drop`, `Peek`, `Listen`. Out: `Generate` and `Tokenize` to the node
 (through a `Client`), `Begin` and `Finish` to children.
 Asks are answered while a node is being done; nothing here waits inside `receive`.
 When a node fails the stream fails: what waits for it gets the failure, what comes later is dropped, and nothing hangs. When the
@@ -15,16 +15,17 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 from sgl_actors.actors.microkernel import Actor, Address, Context, Down, Message, Request
-from sgl_actors.actors.programs import interpreter
+from sgl_actors.actors.programs import interpreter, selection
+from sgl_actors.actors.programs.audience import Audience, Listener, common
 from sgl_actors.actors.programs.messages import (
     Append,
     Appended,
     Begin,
     Branch,
+    Drop,
     Finish,
     Listen,
     Peek,
-    Piece,
     Read,
     Report,
     Result,
@@ -34,16 +35,22 @@ from sgl_actors.actors.programs.messages import (
 )
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Step, Stream
-from sgl_actors.errors import DeadlineExceeded, InvalidRequest, SglActorsError, UnknownVariable
+from sgl_actors.errors import InvalidRequest, SglActorsError, UnknownVariable
+from sgl_actors.lang.errors import BranchCancelled, InvalidPrimitive
 from sgl_actors.lang.ir import (
     APPEND,
+    Argument,
     ConstantText,
     Fork,
     Gen,
     Join,
+    Media,
     RoleBegin,
     RoleEnd,
+    ScopeBegin,
+    ScopeEnd,
     Select,
+    SeparateReasoning,
     SetVariable,
     Variable,
 )
@@ -58,63 +65,44 @@ class Mark(NamedTuple):
     finish: bool
 
 
-class Listener:
-    """Hands a variable's text to whoever listens, as fast as it is taken."""
-
-    def __init__(self, name: str, request: Request) -> None:
-        self.name, self.request = name, request
-        self._waiting = ""
-        request.on_credit(self._flush)
-
-    def piece(self, text: str) -> None:
-        """More text; pieces that are not taken yet are put together."""
-        self._waiting += text
-        self._flush()
-
-    def end(self) -> None:
-        """The variable is complete."""
-        self.request.end(Piece(self._waiting) if self._waiting else None)
-
-    def _flush(self) -> None:
-        if self._waiting and self.request.item(Piece(self._waiting)):
-            self._waiting = ""
-
-
 class StreamActor(Actor):
     """See the module. Its config holds `setup` (a `Setup`) and `path` under "stream"."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._setup: Setup = context.config["stream"]["setup"]
-        self._stream = Stream(self._setup.name, context.config["stream"]["path"])
+        own = context.config["stream"]
+        self._stream = Stream(self._setup.name, own["path"], own.get("place", ()))
         self._begun = self._running = False
         self._forks: dict[int, list[Address]] = {}
+        self._results: dict[int, Value] = {}
         self._born = 0
         self._early: list[tuple[Message, Request]] = []
         self._waiters: defaultdict[int, list[tuple[Message, Request]]] = defaultdict(list)
         self._marks: list[Mark] = []
-        self._listeners: list[Listener] = []
-        self._writing: tuple[str | None, list[str]] = (None, [])
+        self._audience = Audience()
+        self._doing: asyncio.Timeout | None = None
+        self._dropped: Failure | None = None
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """See `Actor.receive`."""
         match message:
             case Append(nodes):
                 return self._append(nodes)
-            case Begin(prompt, variables, failure, computed):
-                self._stream.prompt, self._stream.computed, self._begun = prompt.copy(), computed, True
-                self._stream.variables.update(variables)
-                if failure is not None:
-                    self._fail(failure)
-                early, self._early = self._early, []
-                for ask, asked in early:
-                    self._answer(ask, asked)
+            case Begin(failure=None):
+                if not self._begun:
+                    self._begin(message)
+            case Begin(prompt, _, Failure() as failure):
+                self._stream.prompt = prompt.copy()
+                self._fail(failure)
             case Read(name, position):
                 self._wait_or_answer(self._stream.definer(name, position), message, request)
             case Result(number):
                 self._wait_or_answer(None if self._stream.reached(number + 1) else number, message, request)
             case Snapshot() | Finish():
                 self._marks.append(Mark(self._stream.length, request, isinstance(message, Finish)))
+            case Drop(reason):
+                self._drop(reason)
             case Branch(fork, index):
                 return Report(self._branch(fork, index))
             case Peek():
@@ -130,20 +118,37 @@ class StreamActor(Actor):
 
     # -- asks ---------------------------------------------------------------------------------------------
 
+    def _begin(self, message: Begin) -> None:
+        self._stream.prompt, self._stream.computed, self._begun = (
+            message.prompt.copy(),
+            message.computed,
+            True,
+        )
+        self._stream.variables.update(message.variables)
+        self._stream.adapters.update(message.adapters)
+        self._answer_early()
+
+    def _answer_early(self) -> None:
+        """What was asked before it was known what this stream inherits."""
+        early, self._early = self._early, []
+        for ask, asked in early:
+            self._answer(ask, asked)
+
     def _append(self, nodes: list[Any]) -> Appended:
         failed = self._stream.failure
         children = []
         for step in self._stream.append(nodes):
             if isinstance(step.node, Fork) and failed is None:
-                self._forks[step.number] = [self._spawn() for _ in range(step.node.count)]
+                self._forks[step.number] = [self._spawn(step.number, n) for n in range(step.node.count)]
                 children.append(self._forks[step.number])
         self._go_on()
         return Appended(children, failed)
 
-    def _spawn(self) -> Address:
+    def _spawn(self, fork: int, branch: int) -> Address:
         path = f"{self._stream.path}.{self._born}"
         self._born += 1
-        config = {"stream": {"setup": self._setup, "path": path}}
+        place = (*self._stream.place, fork, branch)
+        config = {"stream": {"setup": self._setup, "path": path, "place": place}}
         return self.ctx.spawn(StreamActor, self._setup.actor(path), config)
 
     def _wait_or_answer(self, number: int | None, message: Message, request: Request) -> None:
@@ -158,9 +163,12 @@ class StreamActor(Actor):
         match message:
             case Read(name, position, meta):
                 value = self._stream.read(name, position, meta=meta)
+                adapter = "" if meta else self._stream.adapters.get(name, "")
+                answer = Value(value, adapters={"": adapter} if adapter else {})
             case Result(number):
-                value = self._stream.results.get(number, self._stream.failure)
-        request.reply(Value(failure=value) if isinstance(value, Failure) else Value(value))
+                value = self._results.get(number, self._stream.failure)
+                answer = value if isinstance(value, Value) else Value()
+        request.reply(Value(failure=value) if isinstance(value, Failure) else answer)
 
     def _branch(self, fork: int, index: int) -> Outcome:
         branches = self._stream.branches.get(fork, [])
@@ -172,21 +180,28 @@ class StreamActor(Actor):
         return Outcome(f"{self._stream.path}.?", failure=failure)
 
     def _listen(self, name: str, request: Request) -> None:
-        listener = Listener(name, request)
-        if name in self._stream.variables and not self._stream.will_be(name):
-            listener.piece(str(self._stream.variables[name]))
+        stream = self._stream
+        if name and name in stream.variables and not stream.will_be(name):
+            listener = Listener(name, request)
+            listener.piece(str(stream.variables[name]))
             listener.end()
-        elif self._stream.failure is not None:
-            request.fail(self._stream.failure.error())
+        elif stream.failure is not None:
+            request.fail(stream.failure.error())
         else:
-            if self._writing[0] == name:
-                listener.piece("".join(self._writing[1]))
-            self._listeners.append(listener)
-            request.on_cancel(lambda: self._unlisten(listener))
+            self._audience.listen(name, request)
 
-    def _unlisten(self, listener: Listener) -> None:
-        if listener in self._listeners:
-            self._listeners.remove(listener)
+    def _drop(self, reason: str) -> None:
+        """Give up what is being done, and have the children do so."""
+        message = "the branch was cancelled" + (f": {reason}" if reason else "")
+        failure = Failure(BranchCancelled.code, message, self._setup.name, self._stream.path)
+        for children in self._forks.values():
+            for child in children:
+                self.ctx.cast(child, Drop(reason))
+        if self._doing is not None:
+            self._dropped = failure
+            self._doing.reschedule(0.0)
+        else:
+            self._fail(failure)
 
     # -- doing --------------------------------------------------------------------------------------------
 
@@ -205,10 +220,11 @@ class StreamActor(Actor):
                         return
                     continue
                 try:
-                    async with asyncio.timeout(self._left()):
+                    async with asyncio.timeout(self._left()) as self._doing:
                         await self._do(step)
                 except TimeoutError:
-                    self._fail(self._stream.failure_of(DeadlineExceeded("the program's time is over")))
+                    late = self._stream.failure_of(self._setup.late())
+                    self._fail(self._dropped or late)
                 except Carried as carried:
                     self._fail(carried.failure)
                 except SglActorsError as error:
@@ -218,42 +234,78 @@ class StreamActor(Actor):
                     self._fail(self._stream.failure_of(error))
                 else:
                     self._done(step)
+                    await self._show()
+                finally:
+                    self._doing = None
         finally:
             self._running = False
 
     async def _do(self, step: Step) -> None:
-        match step.node:
-            case ConstantText() | RoleBegin() | RoleEnd():
-                self._stream.write(step.node)
-            case Gen(name):
-                self._writing = (name, [])
-                await interpreter.generate(self._stream, step.node, self._setup, self._left(), self._emit)
-            case Select(name):
-                self._writing = (name, [])
-                self._emit(await interpreter.select(self._stream, step.node, self._setup, self._left()))
-            case Variable():
-                self._stream.write(ConstantText(str(await self._value(step.node))))
-            case SetVariable(name, value):
-                self._writing = (name, [])
-                self._stream.define(name, value)
-                self._emit(str(value))
+        stream, node = self._stream, step.node
+        before, begun = stream.usage, self.ctx.now()
+        kind, text, name, fork = "given", "", "", -1
+        match node:
+            case ConstantText(text=text):
+                stream.write(node)
+            case RoleBegin(role=name) | RoleEnd(role=name):
+                stream.write(node)
+                kind = "role"
+            case Gen():
+                self._audience.begin(node.name)
+                await interpreter.generate(stream, node, self._setup, self._left(), self._audience.write)
+                kind, text, name = "generated", self._audience.text, node.name or ""
+            case Select():
+                self._audience.begin(node.name)
+                text = await selection.select(stream, node, self._setup, self._left())
+                self._audience.write(text)
+                kind, name = "selected", node.name or ""
+            case Variable(name=name):
+                text = str(await self._value(node))
+                stream.write(ConstantText(text))
+            case SetVariable(name=name, value=value):
+                stream.define(name, value)
+                self._audience.tell(name, str(value))
+                kind = "set"
+            case Media():
+                stream.write(node)
+                text = f"{{{node.kind}}}"
+            case ScopeBegin(name=name):
+                stream.scopes[name] = await self._setup.frames.text(stream.prompt)
+                kind = "scope"
+            case ScopeEnd(name=name):
+                await self._end_scope(name)
+                kind = "scope"
+            case SeparateReasoning():
+                stream.separate(node)
+                kind = "separated"
+            case Argument(name=name):
+                raise InvalidRequest(f"argument {name!r} was not given when the program was recorded")
             case Fork():
                 await self._fork(step.number)
+                kind, fork = "fork", step.number
             case Join():
-                await self._join(step.number, step.node)
+                await self._join(step.number, node)
+                kind, name, fork = "join", node.name or "", node.fork
+        now = self.ctx.now()
+        stream.note(kind, text, name, before, begun - self._setup.started, now - begun, fork)
+
+    async def _end_scope(self, name: str) -> None:
+        before = self._stream.scopes.pop(name, None)
+        if before is None:
+            raise InvalidPrimitive(f"var_scope({name!r}) ends, but has not begun")
+        text = await self._setup.frames.text(self._stream.prompt)
+        self._stream.define(name, text[common(before, text) :])
 
     def _left(self) -> float:
         left = self._setup.deadline - self.ctx.now()
         if left <= 0:
-            raise DeadlineExceeded("the program's time is over")
+            raise self._setup.late()
         return left
 
-    def _emit(self, text: str) -> None:
-        name, pieces = self._writing
-        pieces.append(text)
-        for listener in self._listeners:
-            if listener.name == name:
-                listener.piece(text)
+    async def _show(self) -> None:
+        """Those who follow the prompt as a whole get what is new of it."""
+        if self._audience.follows_prompt and self._stream.failure is None:
+            self._audience.show(await self._setup.frames.text(self._stream.prompt))
 
     async def _value(self, node: Variable) -> Any:
         """Value of a variable of this stream, of a collected branch, or of another stream that runs."""
@@ -286,37 +338,47 @@ class StreamActor(Actor):
             text = await setup.frames.text(stream.prompt)
             await interpreter.precompute(stream, text, setup, self._left())
         for child in children:
-            begin = Begin(stream.prompt.copy(), dict(stream.variables), computed=stream.computed)
+            begin = Begin(
+                stream.prompt.copy(), dict(stream.variables), None, stream.computed, dict(stream.adapters)
+            )
             self.ctx.cast(child, begin, trace=setup.program)
 
     async def _join(self, number: int, node: Join) -> None:
-        outcomes = await self._collect(node.fork)
-        for outcome in outcomes:
-            if outcome.failure is not None:
-                raise Carried(self._stream.failure_of_branch(outcome.failure))
+        collected = await self._collect(node.fork)
+        failures = {i: o.failure for i, o in enumerate(collected) if o.failure is not None}
+        if failures and not node.keep:
+            raise Carried(self._stream.failure_of_branch(next(iter(failures.values()))))
+        outcomes = [outcome for outcome in collected if outcome.failure is None]
         if node.mode == APPEND:
             for outcome in outcomes:
                 for added in outcome.added:
-                    assert isinstance(added, ConstantText | RoleBegin | RoleEnd)
+                    assert isinstance(added, ConstantText | RoleBegin | RoleEnd | Media)
                     self._stream.write(added)
-            self._stream.results[number] = [
-                "".join(a.text for a in o.added if isinstance(a, ConstantText)) for o in outcomes
-            ]
+            value: Any = ["".join(a.text for a in o.added if isinstance(a, ConstantText)) for o in outcomes]
+            adapters = {}
         elif node.name is None:
             names = dict.fromkeys(name for outcome in outcomes for name in outcome.own)
-            gathered = {name: [o.variables[name] for o in outcomes if name in o.own] for name in names}
-            for name, values in gathered.items():
-                self._stream.define(name, values)
-            self._stream.results[number] = gathered
+            for name in names:
+                self._gather(name, [o for o in outcomes if name in o.own])
+            value = {name: self._stream.variables[name] for name in names}
+            adapters = {name: self._stream.adapters.get(name, "") for name in names}
         else:
             for outcome in outcomes:
                 if node.name not in outcome.variables:
                     raise UnknownVariable(
                         f"join({node.name!r}): branch {outcome.stream} has no such variable"
                     )
-            values = [outcome.variables[node.name] for outcome in outcomes]
-            self._stream.define(node.name, values)
-            self._stream.results[number] = values
+            self._gather(node.name, collected)
+            value = self._stream.variables[node.name]
+            adapters = {"": self._stream.adapters.get(node.name, "")}
+        self._results[number] = Value(value, None, adapters, failures)
+
+    def _gather(self, name: str, outcomes: list[Outcome]) -> None:
+        """Set a variable to the list of the branches' values of it; None where one failed."""
+        adapters = {o.adapters.get(name, "") for o in outcomes if o.failure is None}
+        adapter = adapters.pop() if len(adapters) == 1 else ""
+        values = [o.variables[name] if o.failure is None else None for o in outcomes]
+        self._stream.define(name, values, adapter=adapter)
 
     async def _collect(self, fork: int) -> list[Outcome]:
         """Outcomes of a fork's children, which end."""
@@ -350,24 +412,18 @@ class StreamActor(Actor):
         self._stream.done(step.number)
         for message, request in self._waiters.pop(step.number, ()):
             self._answer(message, request)
-        name, _ = self._writing
-        if name is not None:
-            self._writing = (None, [])
-            for listener in [one for one in self._listeners if one.name == name]:
-                listener.end()
-                self._listeners.remove(listener)
+        self._audience.done()
 
     def _fail(self, failure: Failure) -> None:
         begun = {step_number for step_number in self._forks if self._stream.reached(step_number + 1)}
         self._stream.fail(failure)
-        self._writing = (None, [])
+        self._begun = True
+        self._answer_early()
         for waiting in list(self._waiters.values()):
             for message, request in waiting:
                 self._answer(message, request)
         self._waiters.clear()
-        for listener in self._listeners:
-            listener.request.fail(failure.error())
-        self._listeners.clear()
+        self._audience.fail(failure.error)
         for number, children in self._forks.items():
             if number not in begun:
                 for child in children:
@@ -388,11 +444,10 @@ class StreamActor(Actor):
                     await self._collect(fork)
                 except SglActorsError as error:
                     self._fail(self._stream.failure_of(error))
-        for listener in self._listeners:
-            listener.request.fail(
-                unknown(listener.name, self._setup.name, self._stream.path, self._stream.variables).error()
-            )
-        self._listeners.clear()
+        stream = self._stream
+        self._audience.close(
+            lambda name: unknown(name, self._setup.name, stream.path, stream.variables).error()
+        )
 
     async def _text(self) -> str:
         """The rendered prompt; of a failed stream, the prompt without its template."""

@@ -414,7 +414,7 @@ class SchedulerCore:
         news = int(result.token_id >= 0)
         finish = generation.conclusion()
         if result.error:
-            finish = Finish("error", None, RemoteError.code, result.error)
+            finish = Finish("error", None, result.code or RemoteError.code, result.error)
             news = 0
         self.counters["generation_tokens"] += news
         since = generation.generated - news

@@ -259,8 +259,7 @@ class Generation:
 
     def conclusion(self) -> Finish | None:
         """Whether its tokens say that it has ended."""
-        sampling = self.spec.sampling
-        if self.generated and self.tokens[-1] in sampling.end_ids and self.generated > sampling.min_tokens:
+        if self.generated and self.spec.sampling.ended_by(self.tokens[-1], self.generated):
             return Finish("stop", self.tokens[-1])
         if self.generated >= self.spec.max_tokens and (self.spec.max_tokens or self.prefilled):
             return Finish("length")

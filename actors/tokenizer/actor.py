@@ -1,7 +1,8 @@
 """The tokenizer: the door to a node, where text becomes token ids and tokens become text.
 
 Owns: the vocabulary and the chat template, and the half-decoded text of every request in flight.
-In: `Generate` (stream of `Chunk`), `Tokenize`, `Detokenize`, `DescribeTokenizer`, `Cancel`; from the scheduler `Progress`.
+In: `Generate` (stream of `Chunk`), `Tokenize`, `Detokenize`, `DescribeTokenizer`, `Cancel`; from the scheduler `Progress`; from the worker
+`DescribeVocabulary`, when it is to constrain an output.
 Out, to the scheduler: `Submit`, `Stop`, `Abort` (on the control lane, in order), `DescribeModel`.
 When it crashes: nothing is lost but time. Askers see it go down and send their `Generate` again with the tokens they have; the
 text's state is rebuilt from those ids, and the scheduler, which has gone on, re-attaches the live request. When the scheduler goes down, requests
@@ -30,10 +31,12 @@ from sgl_actors.actors.scheduler.messages import (
     Update,
 )
 from sgl_actors.actors.tokenizer import admission, prompts, vocabulary
+from sgl_actors.actors.tokenizer.constraints import Constraints
 from sgl_actors.actors.tokenizer.generation import Generation, OutOfStep
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
     DescribeTokenizer,
+    DescribeVocabulary,
     Detokenize,
     Generate,
     Text,
@@ -71,13 +74,14 @@ class TokenizerActor(Actor):
         super().__init__(context)
         self._vocabulary: vocabulary.Vocabulary
         self._prompts: prompts.Prompts
+        self._constraints: Constraints
         self._model: ModelInfo | None = None
         self._model_known = asyncio.Event()
         self._scheduler: Address | None = None
         self._live: dict[str, _Stream] = {}
         self._preparing: dict[
             str, Request
-        ] = {}  # their prompt is being tokenised in a thread, or no model is known
+        ] = {}  # their prompt is being tokenised or their constraint checked in a thread, or no model is known
         self._ending: Counter[str] = Counter()  # ended here; the scheduler's own end of them is still to come
         self._outbox: list[Sequence] = []
         self._flush: asyncio.Handle | None = None
@@ -88,6 +92,7 @@ class TokenizerActor(Actor):
         began = self.ctx.now()
         self._vocabulary = await asyncio.to_thread(vocabulary.load, self.ctx.config["model"]["path"])
         self._prompts = prompts.Prompts(self._vocabulary)
+        self._constraints = Constraints(self._vocabulary)
         self.log.info(
             "vocabulary loaded", tokens=len(self._vocabulary), seconds=round(self.ctx.now() - began, 3)
         )
@@ -122,6 +127,8 @@ class TokenizerActor(Actor):
                 return self._detokenise(message)
             case DescribeTokenizer():
                 return self._describe()
+            case DescribeVocabulary():
+                self.ctx.task(self._describe_vocabulary(request), name="describe vocabulary")
             case Cancel():
                 self._cancel(message)
             case Up():
@@ -139,19 +146,20 @@ class TokenizerActor(Actor):
         if request.kind != "stream":
             raise ProtocolError(f"Generate is asked as a stream, not as a {request.kind}")
         admission.check(message)
-        if self._model is not None and prompts.size(message) <= INLINE:
+        checked = message.sampling.constraint is None and not message.sampling.stop_regex
+        if self._model is not None and checked and prompts.size(message) <= INLINE:
             self._admit(message, self._prompts.ids(message), request)
         else:
             self._preparing[message.id] = request
             self.ctx.task(self._prepare(message, request), name=f"prepare {message.id}")
 
     async def _prepare(self, message: Generate, request: Request) -> None:
-        """Admit a request with a long prompt, or one that came before the model was known."""
+        """Admit a request with a long prompt, a constraint or stop patterns, or one that came before the model was known."""
         try:
             await self._wait_for_model()
             assert self._model is not None
             prompts.check_size(message, self._vocabulary, self._model.context)
-            ids = await asyncio.to_thread(self._prompts.ids, message)
+            ids = await asyncio.to_thread(self._ids, message, self._model.eos_ids)
             if self._preparing.get(message.id) is not request:
                 raise Cancelled(f"request {message.id} was cancelled")
             if not request.cancelled:
@@ -161,6 +169,11 @@ class TokenizerActor(Actor):
         finally:
             if self._preparing.get(message.id) is request:
                 del self._preparing[message.id]
+
+    def _ids(self, message: Generate, eos_ids: tuple[int, ...]) -> list[int]:
+        """The prompt's ids, once what is asked of the output is known to make sense; runs in a thread."""
+        self._constraints.check(message.sampling, eos_ids)
+        return self._prompts.ids(message)
 
     async def _wait_for_model(self) -> None:
         try:
@@ -337,12 +350,12 @@ class TokenizerActor(Actor):
                 stream.out_of_step = True
                 self._resubmit(stream)
             return
+        except InvalidRequest as error:
+            self._give_up(stream, update, error)
+            return
         except Exception as error:
             self.log.exception("a request failed", request=update.id)
-            del self._live[update.id]
-            stream.request.fail(RemoteError(f"tokenizer: {type(error).__name__}"))
-            self._ending[update.id] += update.finish is None
-            self._order(Abort([update.id]))
+            self._give_up(stream, update, RemoteError(f"tokenizer: {type(error).__name__}"))
             return
         stream.out_of_step = False
         self._count["generation_tokens"] += len(stream.generation.ids) - before
@@ -352,6 +365,13 @@ class TokenizerActor(Actor):
                 self._ending[update.id] += 1
                 self._order(stop)
         self._emit(stream)
+
+    def _give_up(self, stream: _Stream, update: Update, error: SglActorsError) -> None:
+        """One request cannot go on."""
+        del self._live[stream.id]
+        stream.request.fail(error)
+        self._ending[stream.id] += update.finish is None
+        self._order(Abort([stream.id]))
 
     def _emit(self, stream: _Stream) -> None:
         """Send what is new, as far as the asker takes it; what it does not take merges into the next chunk."""
@@ -371,6 +391,15 @@ class TokenizerActor(Actor):
         """Answer for a long text."""
         try:
             request.reply(await asyncio.to_thread(self._prompts.tokenise, message))
+        except SglActorsError as error:
+            request.fail(error)
+
+    async def _describe_vocabulary(self, request: Request) -> None:
+        """Answer, once the model is known: it may have to name the end tokens."""
+        try:
+            await self._wait_for_model()
+            assert self._model is not None
+            request.reply(await asyncio.to_thread(self._constraints.describe, self._model.eos_ids))
         except SglActorsError as error:
             request.fail(error)
 

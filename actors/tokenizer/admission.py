@@ -2,7 +2,8 @@
 
 Ranges (others are refused with `InvalidRequest` naming the field): temperature [0, 100], top_p (0, 1], top_k -1 or ≥ 1, min_p [0, 1],
 frequency and presence penalty [-2, 2], repetition_penalty (0, 100], logit_bias [-100, 100] for ids of the vocabulary,
-max_tokens ≥ 0, min_tokens ≤ max_tokens, top_logprobs [0, 100], at most 64 stop strings of 1 to 1,024 characters.
+max_tokens ≥ 0, min_tokens ≤ max_tokens, top_logprobs [0, 100], at most 64 stop strings of 1 to 1,024 characters, at most 16 stop
+patterns of 1 to 1,024 characters, a constraint of at most 65,536 characters. What patterns and constraints say is checked by `constraints`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from sgl_actors.actors.scheduler.messages import Sequence
 from sgl_actors.actors.tokenizer.messages import Generate, SamplingOptions
 from sgl_actors.actors.worker.messages import Logprobs, ModelInfo, Sampling
 from sgl_actors.errors import ContextLengthExceeded, InvalidRequest
+from sgl_actors.lang.constraints.constraint import KINDS, Constraint
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024
+MAX_STOP_PATTERNS = 16
+MAX_CONSTRAINT_LENGTH = 65_536
 MAX_LISTED_IDS = 4096
 MAX_TOP_LOGPROBS = 100
 MAX_ID_LENGTH = 256
@@ -78,7 +82,8 @@ def admit(
             f"min_tokens is {options.min_tokens}, more than max_tokens, {max_tokens}", param="min_tokens"
         )
     _within("prompt_logprobs_start", request.prompt_logprobs_start, -1, len(prompt))
-    ends = set(options.stop_token_ids) if options.ignore_eos else {*options.stop_token_ids, *eos_ids}
+    ignores_eos = options.ignore_eos and options.constraint is None
+    ends = set(options.stop_token_ids) if ignores_eos else {*options.stop_token_ids, *eos_ids}
     return Sequence(
         id=request.id,
         prompt=prompt,
@@ -95,6 +100,7 @@ def admit(
             min_tokens=options.min_tokens,
             end_ids=tuple(sorted(ends)),
             logit_bias=options.logit_bias,
+            constraint=options.constraint,
         ),
         logprobs=Logprobs(request.logprobs, request.top_logprobs, request.prompt_logprobs_start),
         output=list(request.output),
@@ -126,11 +132,35 @@ def _check_sampling(options: SamplingOptions) -> None:
         raise InvalidRequest(f"{len(options.stop)} stop strings; at most {MAX_STOPS} are taken", param="stop")
     if not all(0 < len(stop) <= MAX_STOP_LENGTH for stop in options.stop):
         raise InvalidRequest(f"a stop string must have 1 to {MAX_STOP_LENGTH} characters", param="stop")
+    if len(options.stop_regex) > MAX_STOP_PATTERNS:
+        raise InvalidRequest(
+            f"{len(options.stop_regex)} stop patterns; at most {MAX_STOP_PATTERNS} are taken",
+            param="stop_regex",
+        )
+    if not all(0 < len(pattern) <= MAX_STOP_LENGTH for pattern in options.stop_regex):
+        raise InvalidRequest(
+            f"a stop pattern must have 1 to {MAX_STOP_LENGTH} characters", param="stop_regex"
+        )
+    _check_constraint(options.constraint)
     for name, listed in (("stop_token_ids", options.stop_token_ids), ("logit_bias", options.logit_bias)):
         if len(listed) > MAX_LISTED_IDS:
             raise InvalidRequest(
                 f"{name} has {len(listed)} entries; at most {MAX_LISTED_IDS} are taken", param=name
             )
+
+
+def _check_constraint(constraint: Constraint | None) -> None:
+    if constraint is None:
+        return
+    if constraint.kind not in KINDS:
+        raise InvalidRequest(
+            f"constraint: {constraint.kind[:32]!r} is none of {', '.join(KINDS)}", param="constraint"
+        )
+    if len(constraint.source) > MAX_CONSTRAINT_LENGTH:
+        raise InvalidRequest(
+            f"{constraint.kind}: {len(constraint.source)} characters; at most {MAX_CONSTRAINT_LENGTH} are taken",
+            param=constraint.kind,
+        )
 
 
 def _within(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from sgl_actors.actors.scheduler.messages import Finish, Sequence, Stop, Update
 from sgl_actors.actors.tokenizer.detokeniser import Detokeniser
 from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions
-from sgl_actors.actors.tokenizer.stop_strings import StopStrings
+from sgl_actors.actors.tokenizer.stops import Stops
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
 from sgl_actors.actors.worker.messages import TokenLogprob
 
@@ -26,11 +26,11 @@ class Generation:
         sequence: as submitted, with the output the asker began with.
         options: as asked.
         ids: all output tokens, known ones included.
-        finish: set when the output has ended, by the scheduler or by a stop string.
+        finish: set when the output has ended, by the scheduler or by a stop string or pattern.
     """
 
     def __init__(self, vocabulary: Vocabulary, sequence: Sequence, options: SamplingOptions) -> None:
-        """Start from `sequence.output`, the tokens that the asker has."""
+        """Start from `sequence.output`, the tokens that the asker has. Raises `InvalidRequest` as `update` does."""
         self.sequence = sequence
         self.options = options
         self.finish: Finish | None = None
@@ -74,10 +74,11 @@ class Generation:
         """Take the scheduler's update; tokens known already are dropped by their index.
 
         Returns:
-            The order to the scheduler, if a stop string is now complete; `finish` is set then.
+            The order to the scheduler, if a stop string or pattern is now complete; `finish` is set then.
 
         Raises:
             OutOfStep: tokens are missing before this update.
+            InvalidRequest: a stop pattern takes too long.
         """
         if self.finish is not None:
             return None
@@ -123,7 +124,8 @@ class Generation:
         self._detokeniser = Detokeniser(
             self._vocabulary, skip_special_tokens=self.options.skip_special_tokens
         )
-        self._stops = StopStrings(self.options.stop, keep=self.options.no_stop_trim)
+        options = self.options
+        self._stops = Stops(options.stop, options.stop_regex, keep=options.no_stop_trim)
         self._told = False
         self.ids: list[int] = []
         for token_id in known:
@@ -137,7 +139,7 @@ class Generation:
         """End at once if the asker's tokens are the whole output already."""
         if self._stops.matched is not None:
             self.finish = Finish("stop", self._stops.matched)
-        elif self.ids and self.ids[-1] in self._ends and self._armed:
+        elif self.ids and self.sequence.sampling.ended_by(self.ids[-1], len(self.ids)):
             self._end(Finish("stop", self.ids[-1]))
         elif self.ids and len(self.ids) >= self.sequence.max_tokens:
             self._end(Finish("length"))
@@ -152,7 +154,7 @@ class Generation:
 
     @property
     def _armed(self) -> bool:
-        """Whether a stop string that is complete now ends the output: min_tokens come before it, as before an end token."""
+        """Whether a stop string or pattern that is complete now ends the output: min_tokens come before it, as before an end token."""
         return len(self.ids) > self.sequence.sampling.min_tokens
 
     def _take_prompt_logprobs(self, logprobs: list[TokenLogprob]) -> None:

@@ -7,6 +7,7 @@ import msgspec
 from sgl_actors.actors.microkernel.wire import Message
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.worker.messages import TokenLogprob
+from sgl_actors.lang.constraints.constraint import Constraint
 
 
 class ChatMessage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -21,13 +22,16 @@ class SamplingOptions(msgspec.Struct, frozen=True, array_like=True, omit_default
 
     Attributes:
         max_tokens: None for as many as the context leaves.
-        min_tokens: neither an end token nor a stop string ends the output before one more than that many tokens.
+        min_tokens: neither an end token nor a stop string or pattern ends the output before one more than that many tokens.
         stop: strings that end the output and are trimmed from it.
         stop_token_ids: ids that end the output.
-        ignore_eos: go on after the model's end token.
+        ignore_eos: go on after the model's end token. Without effect under a constraint, which says itself where the output may end.
         no_stop_trim: leave the matched stop string in the text.
         seed: None draws one; it is reported in no answer, the asker should draw its own to be able to repeat.
         skip_special_tokens: leave special tokens out of the text.
+        stop_regex: regular expressions whose first match ends the output and is trimmed from it, as a stop string is.
+        constraint: what the output has to be as a whole. An end token is possible where the output is complete, and nothing else where it
+            cannot go on, whatever `min_tokens` says; stop strings, stop ids and `max_tokens` may still end it before that.
     """
 
     max_tokens: int | None = 128
@@ -46,6 +50,8 @@ class SamplingOptions(msgspec.Struct, frozen=True, array_like=True, omit_default
     skip_special_tokens: bool = True
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    stop_regex: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
 
 class Generate(Message):
@@ -167,6 +173,24 @@ class TokenizerInfo(Message):
     pad_token: str | None
     chat_template: str | None
     vocabulary: int
+
+
+class DescribeVocabulary(Message):
+    """Call, answered by `VocabularyInfo`."""
+
+
+class VocabularyInfo(Message):
+    """What masks over token ids are made from.
+
+    Attributes:
+        tokenizer: the tokenizers library's JSON, some megabytes.
+        size: token ids, from 0 on.
+        eos_ids: ids that end an output; empty if neither tokenizer nor model name one.
+    """
+
+    tokenizer: str
+    size: int
+    eos_ids: tuple[int, ...]
 
 
 class Cancel(Message):

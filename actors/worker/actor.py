@@ -1,7 +1,8 @@
 """The worker: owns the weights, the KV pool and the batch of one device.
 
 In: `Describe` (call), `Step` and `Reset` (casts from the scheduler). Out: `StepDone`, `NeedFull` and `ResetDone`, cast to whoever sent
-the message they answer, on the control lane: answers of all kinds arrive in the order of what they answer.
+the message they answer, on the control lane: answers of all kinds arrive in the order of what they answer. Before its first constrained
+sequence it asks the tokenizer for the vocabulary (`DescribeVocabulary`).
 
 Steps run one after the other in a thread of their own, in which torch lets go of the interpreter, so that the actor's loop keeps
 answering. Steps and resets wait in one short queue: a `ResetDone` therefore follows everything that ran before it. Steps that still wait
@@ -21,9 +22,10 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
+from sgl_actors.actors.tokenizer.messages import DescribeVocabulary, VocabularyInfo
 from sgl_actors.actors.worker.batch import StaleBatchError
 from sgl_actors.actors.worker.messages import Describe, ModelInfo, NeedFull, Options, Reset, ResetDone, Step
-from sgl_actors.errors import InvalidRequest
+from sgl_actors.errors import InvalidRequest, SglActorsError
 
 if TYPE_CHECKING:
     from sgl_actors.actors.worker.runner import ModelRunner
@@ -32,6 +34,10 @@ SPIN_COUNT = "3000"
 """Iterations that a waiting OpenMP thread spins before it sleeps (libgomp's GOMP_SPINCOUNT)."""
 QUEUE = 64
 """Steps and resets waiting; the sender runs at most a few ahead."""
+PATIENCE = 10.0
+"""Seconds that steps wait for the tokenizer's answer about the vocabulary; after that constrained sequences fail, and the next one asks again."""
+RETRY = 0.1
+"""Seconds between two questions to a tokenizer that is down."""
 PROGRESS = 0.25
 """Share of the weights between two lines of progress in the log."""
 
@@ -132,6 +138,8 @@ class WorkerActor(Actor):
                 await self._step(runner, job.message, job.sender)
 
     async def _step(self, runner: ModelRunner, step: Step, sender: Address) -> None:
+        if runner.grammars.compiler is None and any(new.sampling.constraint for new in step.start):
+            await self._learn_vocabulary(runner)
         try:
             done = await asyncio.get_running_loop().run_in_executor(self._thread, runner.execute, step)
         except StaleBatchError as error:
@@ -142,6 +150,30 @@ class WorkerActor(Actor):
             if result.error:
                 self.log.warning("sequence failed", seq=result.seq, why=result.error)
         self.ctx.cast(sender, done, control=True)
+
+    async def _learn_vocabulary(self, runner: ModelRunner) -> None:
+        """Ask the tokenizer, which was up a moment ago: the constrained sequence came through it."""
+        from sgl_actors.lang.constraints.llguidance_grammar import LlguidanceCompiler
+
+        assert self._info is not None
+        rows = self._info.vocabulary
+        until = self.ctx.now() + PATIENCE
+        while (left := until - self.ctx.now()) > 0:
+            try:
+                info = await self.ctx.call(
+                    "tokenizer", DescribeVocabulary(), VocabularyInfo, timeout=left, control=True
+                )
+                runner.grammars.compiler = await asyncio.to_thread(
+                    LlguidanceCompiler, info.tokenizer, info.eos_ids, max(rows, info.size)
+                )
+            except InvalidRequest as error:
+                self.log.warning("outputs cannot be constrained", error=error.message)
+                return
+            except SglActorsError as error:
+                self.log.warning("vocabulary not known", error=error.message)
+                await asyncio.sleep(RETRY)
+            else:
+                return
 
 
 class _ProgressLog:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from sgl_actors.actors.worker.messages import Logprobs, NewSequence, Sampling, Step, Work
-from sgl_actors.actors.worker.sample_row import SampleRow
+from sgl_actors.actors.worker.sample_row import Forbidden, SampleRow
+from sgl_actors.lang.constraints.grammar import Grammar
 
 Slots = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -47,6 +48,7 @@ class HeldSequence:
         slots: pool slot of every token its pages can hold.
         contiguous: those slots are consecutive numbers.
         output_counts, seen: token statistics for the penalties; kept only if its sampling has any.
+        grammar: where the output stands under its constraint, from the first sample on.
     """
 
     seq: int
@@ -59,6 +61,7 @@ class HeldSequence:
     contiguous: bool = True
     output_counts: Counter[int] = field(default_factory=Counter)
     seen: dict[int, None] = field(default_factory=dict)
+    grammar: Grammar | None = None
 
     @property
     def counts_tokens(self) -> bool:
@@ -79,7 +82,9 @@ class HeldSequence:
         self.slots = np.concatenate((self.slots, more))
 
     def append(self, token: int) -> None:
-        """Take up a sampled token."""
+        """Take up a sampled token. Raises `InvalidRequest` if its constraint cannot go on from there."""
+        if self.grammar is not None:
+            self.grammar.advance(token)
         self.token_ids.append(token)
         self.note((token,), output=True)
 
@@ -90,14 +95,15 @@ class HeldSequence:
             if output:
                 self.output_counts.update(tokens)
 
-    def sample_row(self) -> SampleRow:
-        """What the sampler needs to choose the next token."""
+    def sample_row(self, forbidden: Forbidden | None = None) -> SampleRow:
+        """What the sampler needs to choose the next token, `forbidden` being what the constraint leaves out."""
         return SampleRow(
             sampling=self.sampling,
             position=len(self.token_ids),
             output_length=len(self.token_ids) - self.prompt_length,
             output_counts=self.output_counts,
             seen=tuple(self.seen),
+            forbidden=forbidden,
         )
 
 
@@ -183,7 +189,7 @@ class Batch:
         return Plan([run for run in runs if run.sequence.seq not in errors], errors)
 
     def finish(self, run: Run, token: int | None) -> None:
-        """Record that `run` was computed and which token was sampled after it."""
+        """Record that `run` was computed and which token was sampled after it. Raises `InvalidRequest` as `append` does."""
         run.sequence.computed = run.stop
         if token is not None:
             run.sequence.append(token)

@@ -64,7 +64,7 @@ def extend(state: int, token_id: int) -> int:
 
 
 def next_token(state: int, sampling: Sampling, generated: int, vocabulary: int) -> int:
-    """The token after the prefix with hash `state`. Neither seed nor temperature matter; bias, end ids and min_tokens do."""
+    """The token after the prefix with hash `state`. Neither seed, temperature nor a constraint matter; bias, end ids and min_tokens do."""
     bias = dict(sampling.logit_bias)
     banned = set(sampling.end_ids) if generated < sampling.min_tokens else set()
     wanted = [(value, -token) for token, value in bias.items() if value > WANTED and token not in banned]
@@ -94,7 +94,7 @@ def complete(
         token = next_token(state, sampling, len(output), vocabulary)
         state = extend(state, token)
         output.append(token)
-        if token in sampling.end_ids and len(output) > sampling.min_tokens:
+        if sampling.ended_by(token, len(output)):
             break
     return output
 

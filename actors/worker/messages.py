@@ -1,4 +1,4 @@
-"""What the worker understands and answers. It talks to the scheduler alone.
+"""What the worker understands and answers. It talks to the scheduler, and asks the tokenizer for the vocabulary when it is to constrain an output.
 
 A worker keeps, per sequence, its token ids, its pages and its sampling state; a `Step` carries only what changed.
 Tokens it samples are appended to the sequence by the worker itself and reported in `StepDone`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from sgl_actors.actors.microkernel.wire import Message
+from sgl_actors.lang.constraints.constraint import Constraint
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,9 +44,11 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
         frequency_penalty: subtracted per occurrence among the output tokens.
         presence_penalty: subtracted once for each token among the output tokens.
         repetition_penalty: divides positive, multiplies negative logits of tokens in prompt or output; 1 is off.
-        min_tokens: end tokens are forbidden before that many output tokens.
+        min_tokens: end tokens are forbidden before that many output tokens, unless the constraint leaves nothing else.
         end_ids: token ids that end the sequence (eos unless ignored, and stop token ids).
         logit_bias: (token id, value added to its logit).
+        constraint: what the output has to be as a whole; tokens that it does not allow are left out after penalties and bias, before temperature,
+            top_k, top_p and min_p, which therefore choose among those allowed.
     """
 
     seed: int
@@ -59,10 +62,20 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
     min_tokens: int = 0
     end_ids: tuple[int, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
+    constraint: Constraint | None = None
+
+    def ended_by(self, token_id: int, generated: int) -> bool:
+        """Whether an output of `generated` tokens has ended with `token_id`, its last: by an end token that does not come too early.
+
+        Under a constraint none does, as one before `min_tokens` is only sampled where nothing else can be.
+        """
+        return token_id in self.end_ids and (generated > self.min_tokens or self.constraint is not None)
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Which log probabilities (natural log, of the unmodified model distribution at temperature 1) are wanted.
+
+    A constraint does not change them: they say what the model would have thought of a token without it.
 
     Attributes:
         output: report each sampled token's.
@@ -183,6 +196,7 @@ class SequenceResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults
         prompt_logprobs: of the prompt tokens from max(prompt_start, first token of this chunk) on, in order over the steps;
             the chunks of a prefill put together give exactly prompt[prompt_start:].
         error: why this sequence alone failed (others of the batch are unharmed); it has left the batch.
+        code: error code of `sgl_actors.errors`; "" for `remote_error`.
     """
 
     seq: int
@@ -190,6 +204,7 @@ class SequenceResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults
     logprob: TokenLogprob | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str = ""
+    code: str = ""
 
 
 class StepDone(Message):

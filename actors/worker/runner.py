@@ -1,7 +1,7 @@
 """A model, its KV pool and its batch in one process: `Step` in, `StepDone` out. Synchronous; knows of no actor.
 
 One bad sequence never fails the others: what a step asks of it is checked before anything runs, a row of logits without a
-distribution (NaN) ends that row alone, and so does KV that is not finite: it would spoil whoever finds it in the cache. If the
+distribution (NaN) ends that row alone, and so do a grammar that cannot go on and KV that is not finite: it would spoil whoever finds it in the cache. If the
 forward pass itself raises, it is run again in halves until the culprit is alone. Running again is safe, as a pass writes the same keys and values to the same slots.
 """
 
@@ -16,11 +16,14 @@ import numpy as np
 import torch
 
 from sgl_actors.actors.worker.batch import Batch, Limits, Run
+from sgl_actors.actors.worker.grammars import Grammars
 from sgl_actors.actors.worker.log_probabilities import log_probabilities
 from sgl_actors.actors.worker.messages import SequenceResult, Step, StepDone, TokenLogprob
 from sgl_actors.actors.worker.model.causal_lm import HEAD_ROWS, CausalLM, ForwardBatch
 from sgl_actors.actors.worker.model.kv_pool import KvPool
+from sgl_actors.actors.worker.sample_row import Forbidden
 from sgl_actors.actors.worker.sampler import sample
+from sgl_actors.errors import SglActorsError
 from sgl_actors.kernels.attention import AttentionRow
 
 NOT_FINITE = "the model's hidden state is not finite: the KV of these tokens is of no use"
@@ -47,10 +50,15 @@ class _Outcome:
     logprob: TokenLogprob | None = None
     prompt: list[TokenLogprob] = field(default_factory=list)
     error: str = ""
+    code: str = ""
 
 
 class ModelRunner:
-    """Executes steps in order on one device; one thread at a time may use it."""
+    """Executes steps in order on one device; one thread at a time may use it.
+
+    Attributes:
+        grammars: has to be given a compiler before a step with a constrained sequence.
+    """
 
     def __init__(
         self, model: CausalLM, pool: KvPool, *, context: int, clock: Callable[[], float] = time.perf_counter
@@ -58,6 +66,7 @@ class ModelRunner:
         self.model = model
         self.pool = pool
         self.batch = Batch(Limits(model.config.vocabulary, context, pool.pages, pool.page_size))
+        self.grammars = Grammars(model.config.vocabulary)
         self.counters = Counters()
         self._clock = clock
         self._device = model.weights.embedding.device
@@ -98,17 +107,20 @@ class ModelRunner:
         return self._run_all(runs[:middle]) + self._run_all(runs[middle:])
 
     def _run_pass(self, runs: list[Run]) -> list[_Outcome]:
+        filling = self.grammars.fill([run.sequence for run in runs if run.sample])
         hidden = self.model.forward(self._assemble(runs), self.pool)
         ends = np.cumsum([run.stop - run.start for run in runs])
         outcomes = [_Outcome() for _ in runs]
         for run, outcome, end in zip(runs, outcomes, ends.tolist(), strict=True):
             outcome.prompt = self._score_prompt(run, hidden[end - (run.stop - run.start) : end])
         self._check_finite(hidden[torch.from_numpy(ends - 1).to(self._device)], outcomes)
+        forbidden = self._check_grammars(runs, outcomes, filling.result())
         sampled = [index for index, run in enumerate(runs) if run.sample and not outcomes[index].error]
         for begin in range(0, len(sampled), HEAD_ROWS):
             part = sampled[begin : begin + HEAD_ROWS]
             rows = torch.from_numpy(ends[part] - 1).to(self._device)
-            self._sample([runs[index] for index in part], [outcomes[index] for index in part], hidden[rows])
+            of_part = [runs[index] for index in part], [outcomes[index] for index in part]
+            self._sample(*of_part, hidden[rows], forbidden)
         return outcomes
 
     @staticmethod
@@ -118,9 +130,31 @@ class ModelRunner:
             if not finite:
                 outcome.error = NOT_FINITE
 
-    def _sample(self, runs: list[Run], outcomes: list[_Outcome], hidden: torch.Tensor) -> None:
+    @staticmethod
+    def _check_grammars(
+        runs: list[Run], outcomes: list[_Outcome], filled: dict[int, Forbidden | SglActorsError]
+    ) -> dict[int, Forbidden]:
+        """Fail runs whose grammar cannot go on; what the others forbid, by sequence number."""
+        forbidden: dict[int, Forbidden] = {}
+        for run, outcome in zip(runs, outcomes, strict=True):
+            found = filled.get(run.sequence.seq)
+            if isinstance(found, SglActorsError):
+                if not outcome.error:
+                    outcome.error, outcome.code = found.message, found.code
+            elif found is not None:
+                forbidden[run.sequence.seq] = found
+        return forbidden
+
+    def _sample(
+        self,
+        runs: list[Run],
+        outcomes: list[_Outcome],
+        hidden: torch.Tensor,
+        forbidden: dict[int, Forbidden],
+    ) -> None:
         logits = self.model.logits(hidden)
-        tokens = sample(logits, [run.sequence.sample_row() for run in runs])
+        rows = [run.sequence.sample_row(forbidden.get(run.sequence.seq)) for run in runs]
+        tokens = sample(logits, rows)
         for outcome, token in zip(outcomes, tokens, strict=True):
             outcome.token = token
             if token < 0:
@@ -169,10 +203,14 @@ class ModelRunner:
     def _record(self, run: Run, outcome: _Outcome) -> SequenceResult:
         """Take an outcome into the batch and word it."""
         seq = run.sequence.seq
+        if not outcome.error:
+            try:
+                self.batch.finish(run, outcome.token if run.sample else None)
+            except SglActorsError as error:
+                outcome.error, outcome.code = error.message, error.code
         if outcome.error:
             self.batch.drop(seq)
-            return SequenceResult(seq, error=outcome.error)
-        self.batch.finish(run, outcome.token if run.sample else None)
+            return SequenceResult(seq, error=outcome.error, code=outcome.code)
         return SequenceResult(seq, outcome.token, outcome.logprob, tuple(outcome.prompt))
 
     def _count(self, runs: list[Run], seconds: float) -> None:

@@ -1,7 +1,7 @@
 """Logits -> tokens. A token is a pure function of its row of logits, the sequence's `Sampling`, its history, and (seed, position).
 
-Order of what is applied: repetition penalty, frequency and presence penalty, logit bias, ban of end tokens before `min_tokens`;
-then temperature, top_k, top_p (over what top_k left), min_p. The draw is one uniform number, a hash of (seed, position), looked up in
+Order of what is applied: repetition penalty, frequency and presence penalty, logit bias, what a constraint forbids or else the ban of end tokens before
+`min_tokens`; then temperature, top_k, top_p (over what top_k left), min_p. The draw is one uniform number, a hash of (seed, position), looked up in
 the cumulative distribution in the order of token ids, in fp64 (docs/design/0004). Rows never influence each other.
 """
 
@@ -147,7 +147,7 @@ def _look_up(cumulative: torch.Tensor, rows: list[SampleRow]) -> list[int]:
 
 
 def _adjust(logits: torch.Tensor, row: SampleRow) -> None:
-    """Apply penalties, bias and the ban of end tokens to one row [vocabulary], in place."""
+    """Apply penalties, bias, and what is forbidden to one row [vocabulary], in place."""
     wanted, device = row.sampling, logits.device
     if wanted.repetition_penalty != 1.0 and row.seen:
         ids = torch.tensor(row.seen, device=device)
@@ -163,5 +163,7 @@ def _adjust(logits: torch.Tensor, row: SampleRow) -> None:
         ids = torch.tensor([token for token, _ in wanted.logit_bias], device=device)
         bias = torch.tensor([value for _, value in wanted.logit_bias], dtype=torch.float32, device=device)
         logits.index_add_(0, ids, bias)
+    if row.forbidden is not None:
+        logits.masked_fill_(torch.from_numpy(row.forbidden).to(device), float("-inf"))
     if row.bans_ends:
         logits[torch.tensor(wanted.end_ids, device=device)] = float("-inf")

@@ -22,14 +22,14 @@ class Recorder(NodeClient):
         self._calls = calls
 
     async def generate(
-        self, request: Generate, *, timeout: float = 600.0, trace: str = ""
+        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: object = None
     ) -> AsyncIterator[Chunk]:
         """See `NodeClient.generate`."""
         hint = request.sampling.max_tokens == 0 and request.prompt_logprobs_start < 0
         prompt = request.input_ids or []
         output: list[int] = []
         cached = 0
-        chunks = cast("Any", super().generate(request, timeout=timeout, trace=trace))
+        chunks = cast("Any", super().generate(request, timeout=timeout, trace=trace, call=call))
         async with aclosing(chunks):
             async for chunk in chunks:
                 prompt = prompt or chunk.prompt_ids

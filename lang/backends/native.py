@@ -15,7 +15,10 @@ from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions, Tokenize
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.errors import ProtocolError, RemoteError, SglActorsError, error_class
+from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, LARK, REGEX
 
+CONSTRAINT_FIELDS = {REGEX: "regex", JSON_SCHEMA: "json_schema", LARK: "ebnf"}
+"""How `/generate` calls a constraint of each kind."""
 RENAMED = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "seed": "sampling_seed"}
 DEFAULTS = msgspec.structs.asdict(SamplingOptions())
 
@@ -77,9 +80,12 @@ _answers = msgspec.json.Decoder(Answer)
 def generate_body(request: Generate) -> dict[str, Any]:
     """Body of `POST /generate`, as a stream of events. Chats are rendered beforehand (`tokenize_body`)."""
     assert request.messages is None
-    params = {}
+    params: dict[str, Any] = {}
+    constraint = request.sampling.constraint
+    if constraint is not None:
+        params[CONSTRAINT_FIELDS[constraint.kind]] = constraint.source
     for name, value in msgspec.structs.asdict(request.sampling).items():
-        if value != DEFAULTS[name]:
+        if value != DEFAULTS[name] and name != "constraint":
             params[RENAMED.get(name, name)] = list(value) if isinstance(value, tuple) else value
     if "logit_bias" in params:
         params["logit_bias"] = {str(token): bias for token, bias in request.sampling.logit_bias}

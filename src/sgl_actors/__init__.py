@@ -18,58 +18,112 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sgl_actors.actors.programs.runtime import Connection, Node, connect, shutdown
+    from sgl_actors.actors.programs.mock import Mock
+    from sgl_actors.actors.programs.runtime import (
+        Connection,
+        Node,
+        connect,
+        flush_cache,
+        set_default_backend,
+        shutdown,
+    )
     from sgl_actors.errors import SglActorsError
+    from sgl_actors.lang.backends.mock import MockCall, UnscriptedCall
+    from sgl_actors.lang.budget import Budget
+    from sgl_actors.lang.constraints.values import (
+        Pattern,
+        choice,
+        either,
+        integer,
+        json,
+        number,
+        optional,
+        regex,
+        repeat,
+        text,
+    )
     from sgl_actors.lang.errors import (
         BodyFailed,
+        BranchCancelled,
+        BudgetExceeded,
         InvalidPrimitive,
         PrimitiveFailed,
         ProgramError,
         StreamEnded,
         UnknownVariable,
         UnresolvedVariable,
+        UnsupportedMedia,
     )
+    from sgl_actors.lang.finished import FinishedState
     from sgl_actors.lang.function import Function, Program, function
+    from sgl_actors.lang.group import ProgramGroup
+    from sgl_actors.lang.ir import Slot
+    from sgl_actors.lang.pending import Ref
     from sgl_actors.lang.primitives import (
         assistant,
         assistant_begin,
         assistant_end,
         gen,
+        gen_int,
+        gen_string,
+        image,
         role,
         select,
+        separate_reasoning,
         system,
         system_begin,
         system_end,
         user,
         user_begin,
         user_end,
+        video,
     )
     from sgl_actors.lang.results import Usage
-    from sgl_actors.lang.state import FinishedState, ProgramGroup, ProgramState, Ref
+    from sgl_actors.lang.state import ProgramState
+    from sgl_actors.lang.trace import Prices, Trace
+    from sgl_actors.lang.typed import InvalidValue
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "sgl_actors.actors.programs.runtime": ("Connection", "Node", "connect", "shutdown"),
-    "sgl_actors.errors": ("SglActorsError",),
-    "sgl_actors.lang.errors": (
-        "BodyFailed", "InvalidPrimitive", "PrimitiveFailed", "ProgramError", "StreamEnded", "UnknownVariable", "UnresolvedVariable",
+    "sgl_actors.actors.programs.mock": ("Mock",),
+    "sgl_actors.actors.programs.runtime": (
+        "Connection", "Node", "connect", "flush_cache", "set_default_backend", "shutdown",
     ),
+    "sgl_actors.errors": ("SglActorsError",),
+    "sgl_actors.lang.backends.mock": ("MockCall", "UnscriptedCall"),
+    "sgl_actors.lang.budget": ("Budget",),
+    "sgl_actors.lang.constraints.values": (
+        "Pattern", "choice", "either", "integer", "json", "number", "optional", "regex", "repeat", "text",
+    ),
+    "sgl_actors.lang.errors": (
+        "BodyFailed", "BranchCancelled", "BudgetExceeded", "InvalidPrimitive", "PrimitiveFailed", "ProgramError", "StreamEnded",
+        "UnknownVariable", "UnresolvedVariable", "UnsupportedMedia",
+    ),
+    "sgl_actors.lang.finished": ("FinishedState",),
     "sgl_actors.lang.function": ("Function", "Program", "function"),
+    "sgl_actors.lang.group": ("ProgramGroup",),
+    "sgl_actors.lang.ir": ("Slot",),
+    "sgl_actors.lang.pending": ("Ref",),
     "sgl_actors.lang.primitives": (
-        "assistant", "assistant_begin", "assistant_end", "gen", "role", "select", "system", "system_begin", "system_end",
-        "user", "user_begin", "user_end",
+        "assistant", "assistant_begin", "assistant_end", "gen", "gen_int", "gen_string", "image", "role", "select",
+        "separate_reasoning", "system", "system_begin", "system_end", "user", "user_begin", "user_end", "video",
     ),
     "sgl_actors.lang.results": ("Usage",),
-    "sgl_actors.lang.state": ("FinishedState", "ProgramGroup", "ProgramState", "Ref"),
+    "sgl_actors.lang.state": ("ProgramState",),
+    "sgl_actors.lang.trace": ("Prices", "Trace"),
+    "sgl_actors.lang.typed": ("InvalidValue",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "BodyFailed", "Connection", "FinishedState", "Function", "InvalidPrimitive", "Node", "PrimitiveFailed", "Program",
-    "ProgramError", "ProgramGroup", "ProgramState", "Ref", "SglActorsError", "StreamEnded", "UnknownVariable",
-    "UnresolvedVariable", "Usage", "__version__", "assistant", "assistant_begin", "assistant_end", "connect", "function",
-    "gen", "role", "select", "shutdown", "system", "system_begin", "system_end", "user", "user_begin", "user_end",
+    "BodyFailed", "BranchCancelled", "Budget", "BudgetExceeded", "Connection", "FinishedState", "Function", "InvalidPrimitive",
+    "InvalidValue", "Mock", "MockCall", "Node", "Pattern", "Prices", "PrimitiveFailed", "Program", "ProgramError", "ProgramGroup",
+    "ProgramState", "Ref", "SglActorsError", "Slot", "StreamEnded", "Trace", "UnknownVariable", "UnresolvedVariable",
+    "UnscriptedCall", "UnsupportedMedia", "Usage", "__version__", "assistant", "assistant_begin", "assistant_end", "choice",
+    "connect", "either", "flush_cache", "function", "gen", "gen_int", "gen_string", "image", "integer", "json", "number",
+    "optional", "regex", "repeat", "role", "select", "separate_reasoning", "set_default_backend", "shutdown", "system",
+    "system_begin", "system_end", "text", "user", "user_begin", "user_end", "video",
 ]  # fmt: skip
 
 

@@ -17,6 +17,13 @@ class SglActorsError(Exception):
         status: HTTP status the gateway answers with.
         retryable: whether the same request may succeed later without a change.
         param: the offending field, if there is one.
+
+    Example:
+        >>> try:
+        ...     select("answer", [])
+        ... except SglActorsError as error:
+        ...     print(error.code, error.param, error.retryable)
+        invalid_primitive choices False
     """
 
     code: ClassVar[str] = "error"
@@ -159,13 +166,28 @@ class ProtocolError(SglActorsError):
 
 
 class ProgramError(SglActorsError):
-    """A program's body or one of its primitives failed. The message holds the tail of the prompt."""
+    """A program's body or one of its primitives failed. The message holds the tail of the prompt.
+
+    Example:
+        >>> issubclass(PrimitiveFailed, ProgramError)
+        True
+    """
 
     code = "program_error"
 
 
 class UnknownVariable(ProgramError):
-    """A program asked for a variable that no primitive of it defines."""
+    """A program asked for a variable that no primitive of it defines.
+
+    Example:
+        >>> @function
+        ... async def misread(s):
+        ...     s += gen("colour")
+        ...     await s["color"]
+        >>> await misread.run()
+        Traceback (most recent call last):
+        UnknownVariable: program 'misread'...: no primitive defines variable 'color'; it has: colour...
+    """
 
     code = "unknown_variable"
 

@@ -48,7 +48,7 @@ class Recorder(NodeClient):
         self.calls: defaultdict[str, list[Call]] = defaultdict(list)
 
     async def generate(
-        self, request: Generate, *, timeout: float = 600.0, trace: str = ""
+        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: object = None
     ) -> AsyncIterator[Chunk]:
         calls = self.calls[request.program.rpartition("-")[0]]
         after = len(calls)

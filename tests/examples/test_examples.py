@@ -1,4 +1,4 @@
-"""Every example runs as a user runs it: as a file, on an embedded node, with small settings."""
+"""Every example runs as a user runs it: as a file, with small settings; all but one on the node that all tests share."""
 
 from __future__ import annotations
 
@@ -10,50 +10,73 @@ from pathlib import Path
 
 import pytest
 
+from sgl_actors.actors.node.record import NodeRecord
+
 FOLDER = Path(__file__).parents[2] / "examples"
-NEEDS_DATA = {"react.py", "classify.py"}
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+NEEDS_DATA = {"hellaswag.py", "mmlu.py", "rag.py", "react.py"}
+HAS_SAMPLE = {"essay_judge.py", "json_decode.py", "multi_chain.py", "tree_of_thought.py"}
+WITHOUT_MODEL = {"unit_test.py"}
+EMBEDDED = {"classify.py"}
+"""Runs on a node of its own, as programs do that are told nothing."""
+LINES = 60
 RUNS = {
     "chat.py": (
         ["--max-tokens", "12", "What is a bee?", "And a hive?"],
-        r"> And a hive\?\n.*cached prompt tokens per turn",
+        r"> And a hive\?\n.*cached prompt tokens per turn: \[0, [1-9]\d*\]",
     ),
-    "essay_judge.py": (["--count", "1"], r"grade: (good|fair|poor)\n(  \w+: \S.*\n){3}  Usage"),
-    "tree_of_thought.py": (
-        ["--plans", "2", "--max-tokens", "16"],
-        r"answer 4: .*\nvote: .+ \(\d of 4\); right: \d+",
+    "classify.py": (["I paid twice."], r"(billing|delivery|technical support) \(\d+%\)  I paid twice\."),
+    "essay_judge.py": (["--count", "1", "--max-tokens", "16"], r"grade: [1-5]\.\d of 5\n(  \w+: .*\n){3}"),
+    "hellaswag.py": (
+        ["--count", "2", "--shots", "1"],
+        r"on 2 items.*\n  token_length_normalized +\d+%\n  greedy_token_selection +\d+%\n  unconditional_likelihood_normalized +\d+%",
     ),
-    "react.py": (["--steps", "1"], r"Thought: .*\nSearch: .*\nObservation: .*\nAnswer: .*\(right: .+\)"),
-    "classify.py": (
+    "json_decode.py": (["--count", "1", "--characters", "800"], r".+ in .+: [\d,]+ inhabitants; .+"),
+    "mmlu.py": (
         ["--count", "4"],
-        r"\((right|wrong)\)\n.*right: \d of 4 \(guessing: 1\); \d+ of \d+ prompt tokens",
+        r"which is (right|wrong)\n.*accuracy: \d+% of 4.*\n[1-9][\d,]* of [\d,]+ prompt tokens",
     ),
+    "multi_chain.py": (["--chains", "2", "--max-tokens", "16"], r"  2: .*\nanswer: -?\d+; right: \d+"),
+    "rag.py": (["--count", "2"], r"\[.+, which (supports|does not support) it\]\n  right: .+"),
+    "react.py": (["--steps", "1"], r"Thought: .*\nAction: \w+\n.*answer: .*\(right: .+\)"),
+    "skeleton_of_thought.py": (["--count", "2", "--max-tokens", "16"], r"(\* .*\n    .*)+"),
+    "sync_flavour.py": ([], r"capital of France\?.+\n.*\|\n1\. .*\n2\. .*"),
+    "tree_of_thought.py": (["--max-tokens", "12"], r"(  [01]\.\d\d .*\n){9}answer: -?\d+; right: \d+"),
+    "typed.py": (
+        [],
+        r"people +\d+\n  mood +'(calm|angry|glad)'\n  things +\[.*\]\n.*currency +'(euros|dollars)'",
+    ),
+    "unit_test.py": ([], r"test_a_complaint\w+: passed\n.*test_a_question\w+: passed"),
 }
 
 
+def run(name: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run an example to its end."""
+    command = [sys.executable, str(FOLDER / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
 def test_every_example_is_run_and_short() -> None:
-    """No example is forgotten here; each has a docstring, a `main`, and less than 80 lines."""
+    """No example is forgotten here; each has a docstring, a `main`, and less than 60 lines."""
     files = {file.name: file.read_text("utf-8") for file in FOLDER.glob("*.py")}
     assert files.keys() == RUNS.keys()
     for text in files.values():
         assert text.startswith('"""')
-        assert "async def main(argv" in text
-        assert len(text.splitlines()) < 80
+        assert "def main(argv" in text
+        assert len(text.splitlines()) < LINES
 
 
-@pytest.mark.parametrize("name", [*sorted(NEEDS_DATA), "essay_judge.py", "tree_of_thought.py"])
+def test_every_example_is_in_the_table_of_the_readme() -> None:
+    """Each has one row, and there is no other."""
+    assert sorted(re.findall(r"^\| \[`(\w+\.py)`\]\(examples/\1\) \|", README, re.MULTILINE)) == sorted(RUNS)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_DATA | HAS_SAMPLE))
 def test_an_example_without_its_data_says_which_it_needs(name: str, tmp_path: Path) -> None:
     """A wrong folder, or none where one is needed, is wrong usage and no traceback."""
     environ = {key: value for key, value in os.environ.items() if key != "SGL_ACTORS_DATA"}
     for arguments in (["--data", str(tmp_path)], *([[]] if name in NEEDS_DATA else [])):
-        done = subprocess.run(
-            [sys.executable, str(FOLDER / name), *arguments],
-            env=environ,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run(name, *arguments, env=environ, cwd=tmp_path)
         assert done.returncode == 2
         assert re.search(
             r"error: needs \w+/\S+ below --data or \$SGL_ACTORS_DATA \(docs/data\.md\)", done.stderr
@@ -62,15 +85,22 @@ def test_an_example_without_its_data_says_which_it_needs(name: str, tmp_path: Pa
 
 @pytest.mark.model
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", RUNS)
-def test_example(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(RUNS.keys() - WITHOUT_MODEL))
+def test_example(name: str, node: NodeRecord) -> None:
     """It ends well, says what it should, and leaves nothing on standard error."""
-    pytest.importorskip("sgl_actors.actors.node.embedded", reason="the node is not built")
     if name in NEEDS_DATA and not os.environ.get("SGL_ACTORS_DATA"):
         pytest.skip("needs $SGL_ACTORS_DATA")
     arguments, expected = RUNS[name]
-    command = [sys.executable, str(FOLDER / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = run(name, *arguments, *([] if name in EMBEDDED else ["--url", node.url]))
     assert done.returncode == 0, done.stderr
-    assert re.search(expected, done.stdout, re.DOTALL | re.MULTILINE), done.stdout
-    assert "Traceback" not in done.stderr
+    assert re.search(expected, done.stdout, re.DOTALL), done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_MODEL))
+def test_an_example_that_needs_no_model(name: str) -> None:
+    """It runs anywhere."""
+    arguments, expected = RUNS[name]
+    done = run(name, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(expected, done.stdout, re.DOTALL), done.stdout

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from sgl_actors.lang.constraints.constraint import Constraint
 from tests.gateway.events import events
 from tests.gateway.fake_node import FakeNode, encode
 
@@ -183,7 +184,11 @@ async def test_last_message_can_be_continued(client: httpx2.AsyncClient, node: F
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
-        ({"regex": "a+"}, "regex"),
+        ({"response_format": {"type": "poem"}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "regex": "a+"}, "regex"),
+        ({"guided_json": {}, "guided_regex": "a+"}, "guided_regex"),
+        ({"guided_choice": ["a", "b"]}, "guided_choice"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
@@ -219,6 +224,37 @@ async def test_bad_fields_are_named(
     assert error["param"] == param
     assert error["code"] == "invalid_request"
     assert node.asked == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({"response_format": {"type": "json_object"}}, Constraint("json_schema", '{"type":"object"}')),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "strict": True, "schema": {"type": "null"}},
+                }
+            },
+            Constraint("json_schema", '{"type":"null"}'),
+        ),
+        ({"json_schema": '{"type": "null"}'}, Constraint("json_schema", '{"type": "null"}')),
+        ({"guided_json": {"type": "null"}}, Constraint("json_schema", '{"type":"null"}')),
+        ({"regex": "a+"}, Constraint("regex", "a+")),
+        ({"guided_regex": "a+"}, Constraint("regex", "a+")),
+        ({"ebnf": 'start: "a"'}, Constraint("lark", 'start: "a"')),
+        ({"stop_regex": "b"}, None),
+    ],
+)
+async def test_constraints_reach_the_node(
+    client: httpx2.AsyncClient, node: FakeNode, fields: Any, constraint: Constraint | None
+) -> None:
+    """The API's response formats, and the names that SGLang and vLLM use, become one constraint."""
+    response = await post(client, **fields)
+    assert response.status_code == 200, response.text
+    assert node.asked[-1].sampling.constraint == constraint
+    assert node.asked[-1].sampling.stop_regex == (("b",) if "stop_regex" in fields else ())
 
 
 async def test_neutral_values_ask_for_nothing(client: httpx2.AsyncClient) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from sgl_actors.lang.constraints.constraint import Constraint
 from tests.gateway.events import events
 from tests.gateway.fake_node import INFO, FakeNode, encode, logits
 
@@ -70,6 +71,25 @@ async def test_null_fields_and_prefill_only(client: httpx2.AsyncClient, node: Fa
     assert answer["meta_info"]["output_token_logprobs"] == []
     assert answer["meta_info"]["finish_reason"] == {"type": "length", "length": 0}
     assert node.asked[0].sampling.top_k == -1
+
+
+@pytest.mark.parametrize(
+    ("params", "constraint"),
+    [
+        ({"regex": "a+"}, Constraint("regex", "a+")),
+        ({"json_schema": '{"type": "null"}'}, Constraint("json_schema", '{"type": "null"}')),
+        ({"json_schema": {"type": "null"}}, Constraint("json_schema", '{"type":"null"}')),
+        ({"ebnf": 'start: "a"'}, Constraint("lark", 'start: "a"')),
+        ({"regex": "", "json_schema": None, "ebnf": ""}, None),
+    ],
+)
+async def test_constraints_reach_the_node(
+    client: httpx2.AsyncClient, node: FakeNode, params: dict[str, Any], constraint: Constraint | None
+) -> None:
+    """SGLang's names for constraints and stop patterns are taken; an empty one asks for nothing."""
+    await post(client, text="x", sampling_params=params | {"stop_regex": r"\n+"})
+    assert node.asked[-1].sampling.constraint == constraint
+    assert node.asked[-1].sampling.stop_regex == (r"\n+",)
 
 
 async def test_prompt_logprobs_begin_with_a_real_value(client: httpx2.AsyncClient) -> None:
@@ -221,8 +241,11 @@ async def test_model_and_server_info(client: httpx2.AsyncClient) -> None:
         ({"input_ids": [[1], 2]}, "input_ids"),
         ({"input_ids": [999]}, "input_ids"),
         ({"text": "a", "sampling_params": {"max_new_tokens": -1}}, "sampling_params.max_new_tokens"),
-        ({"text": "a", "sampling_params": {"regex": "a+"}}, "sampling_params.regex"),
-        ({"text": "a", "sampling_params": {"json_schema": "{}"}}, "sampling_params.json_schema"),
+        ({"text": "a", "sampling_params": {"regex": "a+", "json_schema": "{}"}}, "regex"),
+        ({"text": "a", "sampling_params": {"regex": "a+", "ebnf": "start: a"}}, "ebnf"),
+        ({"text": "a", "sampling_params": {"regex": ["a"]}}, "sampling_params.regex"),
+        ({"text": "a", "sampling_params": {"structural_tag": "{}"}}, "sampling_params.structural_tag"),
+        ({"text": "a", "sampling_params": {"stop_regex": ["a"] * 65}}, "stop_regex"),
         ({"text": ["a", "b"], "sampling_params": [{}]}, "sampling_params"),
         ({"text": "a", "top_logprobs_num": 101}, "top_logprobs_num"),
         ({"text": ["a", "b"], "rid": ["x"]}, "rid"),

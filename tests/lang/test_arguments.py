@@ -81,7 +81,7 @@ def test_the_ends_of_the_ranges_are_taken_as_plain_numbers() -> None:
     """The documented bounds are inside; other kinds of numbers become ints and floats, which travel."""
     for name, ends in (COUNTS | NUMBERS).items():
         for end in ends:
-            (node,) = gen(**{name: end}).nodes  # type: ignore[arg-type]
+            (node,) = gen(**{name: end}).nodes  # type: ignore[call-overload]
             assert isinstance(node, Gen)
             assert getattr(node.sampling, name) == end
     (node,) = gen(temperature=0, logit_bias={2: 1, 1: 0.5}, stop="a").nodes

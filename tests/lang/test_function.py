@@ -128,7 +128,8 @@ async def main() -> None:
     reveal_type(state)
     judge.bind(essay="x")
     judge.bind(essay=3)
-    await judge.run(essay="x", mark=1)
+    await judge.bind(essay="x", mark=1).run(temperature=0)
+    await judge.run(essay="x", marks=2, temperature=0, budget=sgl.Budget(calls=1))
 """
 
 
@@ -142,4 +143,4 @@ def test_types_of_parameters_are_kept(tmp_path: Path) -> None:
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     errors = [line for line in lines if "error:" in line]
     assert [int(line.split(":")[1]) for line in errors] == [12, 13], lines
-    assert any('"sgl_actors.lang.state.FinishedState"' in line for line in lines)
+    assert any('"sgl_actors.lang.finished.FinishedState"' in line for line in lines)

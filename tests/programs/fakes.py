@@ -12,10 +12,11 @@ from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.node.client import merge
 from sgl_actors.actors.programs.local_kernel import open_kernel
 from sgl_actors.actors.programs.runtime import Backend
-from sgl_actors.actors.scheduler.messages import Finish
+from sgl_actors.actors.scheduler.messages import Finish, Flushed
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.errors import SglActorsError
+from sgl_actors.lang.protocols import Call
 
 Answer = str | SglActorsError | list[str]
 TOKENS = re.compile(r"<\|\w+\|>|\s*\w+|\s*[^\w\s]|\s+")
@@ -52,6 +53,9 @@ class FakeClient:
         self.pinned: list[tuple[str, float, str]] = []
         self.running = 0
         self.most = 0
+        self.takes: frozenset[str] = frozenset()
+        self.calls: list[Call] = []
+        self.flushed = 0
         self._words: dict[int, str] = {}
         self._gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._held: set[str] = set()
@@ -69,8 +73,10 @@ class FakeClient:
             await asyncio.sleep(0)
 
     async def generate(
-        self, request: Generate, *, timeout: float = 600.0, trace: str = ""
+        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None
     ) -> AsyncIterator[Chunk]:
+        if call is not None:
+            self.calls.append(call)
         prompt = request.text if request.text is not None else self._text(request.input_ids or [])
         ids = request.input_ids or self._ids(prompt)
         self.requests.append(request)
@@ -113,9 +119,11 @@ class FakeClient:
             self.running -= 1
             self.events.append(("end", prompt))
 
-    async def complete(self, request: Generate, *, timeout: float = 600.0, trace: str = "") -> Chunk:
+    async def complete(
+        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None
+    ) -> Chunk:
         whole: Chunk | None = None
-        async for chunk in self.generate(request, timeout=timeout, trace=trace):
+        async for chunk in self.generate(request, timeout=timeout, trace=trace, call=call):
             whole = chunk if whole is None else merge(whole, chunk)
         assert whole is not None
         return whole
@@ -127,6 +135,10 @@ class FakeClient:
             text = chatml(request.messages, generation=request.add_generation_prompt)
         assert text is not None
         return TokenIds(self._ids(text), text)
+
+    async def flush(self) -> Flushed:
+        self.flushed += 1
+        return Flushed(done=True)
 
     async def pin(self, token_ids: Sequence[int], *, ttl: float, name: str = "", **more: Any) -> Pinned:
         self.pinned.append((self._text([*token_ids]), ttl, more["salt"]))

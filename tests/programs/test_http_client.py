@@ -24,6 +24,7 @@ from sgl_actors.errors import (
     RemoteError,
 )
 from sgl_actors.lang.backends.native import Events, failure, generate_body, tokenize_body
+from sgl_actors.lang.constraints.constraint import Constraint
 from tests.programs.fakes import FakeClient, chatml
 
 
@@ -80,6 +81,16 @@ def test_bodies_say_only_what_differs_from_the_defaults() -> None:
     urgent = generate_body(Generate("r", input_ids=[1], salt="s", priority=-3))
     assert (urgent["cache_salt"], urgent["priority"]) == ("s", -3)
     assert tokenize_body(Tokenize("x")) == {"prompt": "x", "add_special_tokens": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [("regex", "regex"), ("json_schema", "json_schema"), ("lark", "ebnf")]
+)
+def test_constraints_and_stop_patterns_are_sent(kind: str, field: str) -> None:
+    """A constraint goes under the name that /generate has for its kind."""
+    sampling = SamplingOptions(max_tokens=128, stop_regex=("a+", "b"), constraint=Constraint(kind, "x"))
+    body = generate_body(Generate("r", text="x", sampling=sampling))
+    assert body["sampling_params"] == {field: "x", "stop_regex": ["a+", "b"]}
 
 
 def test_error_answers_become_the_classes_they_were() -> None:

@@ -217,7 +217,9 @@ async def test_an_error_of_the_node_surfaces_with_its_place(client: FakeClient, 
         await asyncio.wait_for(program.run(), 5)
     assert len(seen) == 2
     text = str(caught.value)
-    assert "program 'program', variable 'story': ContextLengthExceeded: 9000 tokens" in text
+    assert text.startswith("program 'program', variable 'story', ")
+    assert "test_program_language.py:" in text
+    assert ": ContextLengthExceeded: 9000 tokens" in text
     assert "the prompt ends: 'Long ago'" in text
     assert isinstance(caught.value.__cause__, ContextLengthExceeded)
     assert len(client.requests) == 1
@@ -485,7 +487,7 @@ async def test_sampling_defaults_of_a_run(client: FakeClient, backend: Backend) 
     async def program(s: sgl.ProgramState) -> None:
         s += sgl.gen("x", temperature=0.5) + sgl.gen("y", stop=["a", "b"], seed=5)
 
-    await program.run(temperature=0.0, max_new_tokens=7, stop="END")  # type: ignore[call-arg]
+    await program.run(temperature=0.0, max_new_tokens=7, stop="END")
     x, y = (r.sampling for r in client.requests)
     assert (x.temperature, x.max_tokens, x.stop, x.top_p) == (0.5, 7, ("END",), 1.0)
     assert (y.temperature, y.max_tokens, y.stop, y.seed) == (0.0, 7, ("a", "b"), 5)

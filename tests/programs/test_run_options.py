@@ -62,7 +62,7 @@ async def test_priority_and_salt_are_in_every_request(client: Client) -> None:
     assert len(client.requests) == 1 + 2 + 2
     assert {t.salt for t in client.tokenized} == {"mine"}
     client.requests.clear()
-    await everything.run(priority=1)  # type: ignore[call-arg]
+    await everything.run(priority=1)
     assert {(r.priority, r.salt) for r in client.requests} == {(1, "")}
 
 

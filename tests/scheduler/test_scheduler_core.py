@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from sgl_actors.actors.cache.messages import Commit, Entry, Grant, Granted
@@ -20,6 +21,7 @@ from sgl_actors.actors.worker.fake import FakeModel, complete
 from sgl_actors.actors.worker.messages import Reset as ResetWorker
 from sgl_actors.actors.worker.messages import ResetDone, SequenceResult, Step, StepDone
 from sgl_actors.errors import ConfigError
+from sgl_actors.lang.constraints.constraint import Constraint
 from tests.scheduler.desk import ASKER, GREEDY, OTHER, POISON, Desk, info, request
 
 
@@ -414,8 +416,9 @@ def test_resubmission_that_has_everything_ends_at_once(output: list[int], finish
     assert not desk.steps
 
 
-def test_sequence_error_ends_that_request_alone() -> None:
-    """The others of the batch go on, and the doubtful KV does not enter the tree."""
+@pytest.mark.parametrize("code", ["", "invalid_request"])
+def test_sequence_error_ends_that_request_alone(code: str) -> None:
+    """The others of the batch go on, and the doubtful KV does not enter the tree. The worker may say of what class the error is."""
     desk = Desk()
     desk.submit(request("a", [5, 6], 5), request("b", [7, 8], 5))
     desk.cache_once()
@@ -423,15 +426,32 @@ def test_sequence_error_ends_that_request_alone() -> None:
     assert isinstance(step, Step)
     done = desk.model.step(step)
     assert isinstance(done, StepDone)
-    bad = SequenceResult(step.work[0].seq, error="NaN")
+    bad = SequenceResult(step.work[0].seq, error="NaN", code=code)
     desk.model._held.pop(bad.seq)
     desk.take(desk.core.step_done(StepDone(done.epoch, done.number, [bad, *done.results[1:]])))
     desk.run()
-    assert (desk.finish("a").reason, desk.finish("a").message) == ("error", "NaN")
+    assert desk.finish("a") == Finish("error", None, code or "remote_error", "NaN")
     assert desk.output("b") == complete([7, 8], GREEDY, 5, 1000)
     assert desk.cached([5, 6]) == 0
     assert sum(step.end.count(bad.seq) for step in desk.steps) == 1
     desk.idle()
+
+
+def test_constraint_goes_to_the_worker_and_its_end_counts_at_once() -> None:
+    """The worker gets it with every stay; an end token under a constraint ends the output, however early it comes."""
+    constraint = Constraint("regex", "a")
+    end = complete([5, 6], GREEDY, 1, 1000)[0]
+    free = Sampling(0, end_ids=(end,), min_tokens=3)
+    assert not free.ended_by(end, 3)
+    assert free.ended_by(end, 4)
+    desk = Desk()
+    sampling = msgspec.structs.replace(free, min_tokens=1, constraint=constraint)
+    desk.submit(request("a", [5, 6], 9, sampling=sampling, output=[end]))
+    assert desk.finish("a") == Finish("stop", end)
+    desk.submit(request("b", [5, 6], 9, sampling=sampling, output=[end + 1]))
+    desk.run()
+    (new,) = (new for step in desk.steps for new in step.start)
+    assert (new.sampling.constraint, new.token_ids, new.prompt_length) == (constraint, [5, 6, end + 1], 2)
 
 
 def test_prefill_that_fails_gives_its_pages_back_empty() -> None:

@@ -14,6 +14,7 @@ from sgl_actors.actors.tokenizer.admission import admit, check
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Generate, SamplingOptions
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
 from sgl_actors.errors import ContextLengthExceeded, InvalidRequest
+from sgl_actors.lang.constraints.constraint import Constraint
 
 MODEL = ModelInfo("m", "p", "LlamaForCausalLM", 100, 1000, (7,), 1000, 1, 1, "float32", "cpu", 2)
 
@@ -38,14 +39,16 @@ def test_every_field_arrives() -> None:
     assert msgspec.structs.astuple(sequence.logprobs) == (True, 5, 0)
     assert msgspec.structs.asdict(sequence.sampling) == {
         "seed": 42, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "frequency_penalty": 1.0, "presence_penalty": -1.0,
-        "repetition_penalty": 1.2, "min_tokens": 3, "end_ids": (0, 2), "logit_bias": ((5, -100.0),),
+        "repetition_penalty": 1.2, "min_tokens": 3, "end_ids": (0, 2), "logit_bias": ((5, -100.0),), "constraint": None,
     }  # fmt: skip
 
 
 def test_end_ids() -> None:
-    """The model's end tokens and the request's stop ids end an output; ignore_eos takes out the model's only."""
+    """The model's end tokens and the request's stop ids end an output; ignore_eos takes out the model's only, and nothing under a constraint."""
     assert admitted([1], stop_token_ids=(9, 2)).sampling.end_ids == (0, 2, 9)
     assert admitted([1], stop_token_ids=(9, 2), ignore_eos=True).sampling.end_ids == (2, 9)
+    constraint = Constraint("regex", "a")
+    assert admitted([1], ignore_eos=True, constraint=constraint).sampling.end_ids == (0, 2)
 
 
 def test_seed() -> None:

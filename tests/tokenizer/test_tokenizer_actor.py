@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from llguidance import LLTokenizer
 
 from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
 from sgl_actors.actors.microkernel.system import Outside, System
@@ -25,13 +27,14 @@ from sgl_actors.actors.scheduler.messages import (
     Update,
 )
 from sgl_actors.actors.tokenizer import actor as tokenizer_actor
-from sgl_actors.actors.tokenizer import prompts
+from sgl_actors.actors.tokenizer import prompts, stop_patterns
 from sgl_actors.actors.tokenizer.actor import INLINE, TokenizerActor
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
     ChatMessage,
     Chunk,
     DescribeTokenizer,
+    DescribeVocabulary,
     Detokenize,
     Generate,
     SamplingOptions,
@@ -40,6 +43,7 @@ from sgl_actors.actors.tokenizer.messages import (
     TokenIds,
     Tokenize,
     TokenizerInfo,
+    VocabularyInfo,
 )
 from sgl_actors.actors.worker.messages import Sampling
 from sgl_actors.errors import (
@@ -51,6 +55,7 @@ from sgl_actors.errors import (
     Overloaded,
     ProtocolError,
 )
+from sgl_actors.lang.constraints.constraint import Constraint
 
 A, B, END = 64, 65, 258
 MODEL = ModelInfo("m", "p", "LlamaForCausalLM", 40_000, 300, (7,), 40_000, 1, 1, "float32", "cpu", 2)
@@ -468,6 +473,95 @@ async def test_bad_requests_are_their_askers_error(house: House) -> None:
         await house.ctx.call("tokenizer", Generate("r", text="x"), Chunk)
     await house.settle()
     assert house.scheduler.told.empty()
+
+
+async def test_a_constraint_reaches_the_scheduler(house: House) -> None:
+    """It travels with the sampling; the end token ends the output whatever ignore_eos and min_tokens say."""
+    constraint = Constraint("regex", "(ab)+")
+    asker = house.ask(constraint=constraint, ignore_eos=True, min_tokens=3, stop_token_ids=(A,), seed=1)
+    (sequence,) = await house.scheduler.submitted()
+    assert sequence.sampling == Sampling(1, min_tokens=3, end_ids=(A, END), constraint=constraint)
+    house.scheduler.progress(Update("r", 0, [256, END], finish=Finish("stop", END)))
+    assert (await asker.end()).text == "ab"
+    whole = house.ask(constraint=constraint, min_tokens=3, output=[256, END])
+    assert (await whole.end()).finish == Finish("stop", END)
+    assert house.scheduler.told.empty()
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "problem"),
+    [
+        ({"constraint": Constraint("regex", "a(b")}, "regex", "unclosed group at character 2 of 3"),
+        ({"constraint": Constraint("json_schema", "[]")}, "json_schema", "has to be a JSON object"),
+        ({"constraint": Constraint("lark", "start: x")}, "lark", 'unknown name: "x" at line 1'),
+        ({"constraint": Constraint("regex", "é")}, None, ""),
+        ({"constraint": Constraint("poem", "")}, "constraint", "'poem' is none of regex"),
+        ({"constraint": Constraint("regex", "a" * 65_537)}, "regex", "at most 65536 are taken"),
+        ({"constraint": Constraint("regex", "[a&&b]")}, "regex", "no token can come next"),
+        ({"stop_regex": ("a(",)}, "stop_regex", r"'a\(' does not compile"),
+        ({"stop_regex": ("a?",)}, "stop_regex", "matches the empty string"),
+        ({"stop_regex": ("",)}, "stop_regex", "must have 1 to 1024 characters"),
+        ({"stop_regex": ("a",) * 17}, "stop_regex", "17 stop patterns; at most 16"),
+    ],
+)
+async def test_a_constraint_is_checked_first(
+    house: House, options: dict[str, Any], param: str | None, problem: str
+) -> None:
+    """A pattern, schema or grammar that cannot be is its asker's error, by name and every time; nothing of it reaches the scheduler."""
+    for number in range(2):
+        asker = house.ask(f"r{number}", **options)
+        if param is None:
+            assert len(await house.scheduler.submitted()) == 1
+            await asker.close()
+            assert isinstance(await house.scheduler.next(), Abort)
+            continue
+        error = await asker.error()
+        assert isinstance(error, InvalidRequest)
+        assert error.param == param
+        assert re.search(problem, error.message)
+    assert house.scheduler.told.empty()
+
+
+async def test_a_stop_pattern_ends_a_request_at_both_ends(house: House) -> None:
+    """The asker gets the trimmed text at once, and the scheduler is told how many tokens count, over borders of tokens and updates."""
+    asker = house.ask(stop_regex=("a+b",))
+    await house.scheduler.submitted()
+    house.scheduler.progress(Update("r", 0, [B, A]))
+    assert (await asker.next()).text == "b"
+    house.scheduler.progress(Update("r", 2, [A, B, B]))
+    last = await asker.end()
+    assert (last.text, last.completion_tokens, last.finish) == ("", 4, Finish("stop", "a+b"))
+    assert await house.scheduler.next() == Stop("r", 4, "a+b")
+
+
+async def test_a_stop_pattern_that_takes_too_long_fails_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request ends with a typed error and is aborted; another one goes on."""
+    monkeypatch.setattr(stop_patterns, "SECONDS", 0.01)
+    bad, good = house.ask("bad", stop_regex=("(a|aa)+!",)), house.ask("good", stop_regex=("a+!",))
+    await house.scheduler.submitted()
+    while len(house.tokenizer._live) < 2:
+        await house.settle()
+    ids = [A] * 60
+    house.scheduler.progress(Update("bad", 0, ids), Update("good", 0, ids, finish=Finish("length")))
+    error = await bad.error()
+    assert isinstance(error, InvalidRequest)
+    assert error.param == "stop_regex"
+    assert (await good.end()).text == "a" * 60
+    while not isinstance(message := await house.scheduler.next(), Abort):
+        pass
+    assert message == Abort(["bad"])
+
+
+async def test_the_vocabulary_can_be_asked_for(house: House) -> None:
+    """Whoever makes masks of the answer gives every id the bytes that we give it."""
+    info = await house.ctx.call("tokenizer", DescribeVocabulary(), VocabularyInfo)
+    vocabulary = house.tokenizer._vocabulary
+    assert (info.size, info.eos_ids) == (len(vocabulary), (END,))
+    read = LLTokenizer(info.tokenizer, n_vocab=info.size, eos_token=list(info.eos_ids))
+    pairs = [(read.decode_bytes([token]), raw) for token, raw in enumerate(vocabulary.raw)]
+    assert all(one == two for one, two in pairs if two != b"\xff")  # which is in no text
 
 
 async def test_not_ready_without_a_model(empty: House, monkeypatch: pytest.MonkeyPatch) -> None:

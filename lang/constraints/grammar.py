@@ -1,0 +1,81 @@
+"""What decoding asks of a constraint: which tokens may come next, and where they lead.
+
+`Compiler` makes a `Grammar` of a `Constraint`; `llguidance_grammar` is the implementation in use. Masks are numpy rows, so that neither
+side of this seam knows of tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from sgl_actors.lang.constraints.constraint import Constraint
+
+Mask = np.ndarray[Any, np.dtype[np.int32]]
+"""One bit per token id, 32 to a word, the lowest first: bit ``i % 32`` of word ``i // 32`` is set if token i may come next."""
+
+JSON_FORM: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""The white space of constrained JSON: one line, as Python's ``json.dumps`` writes it (keys of llguidance's ``x-guidance``).
+
+Free white space is unbounded, and a small model that is unsure what to write goes on writing it. With a fixed form nothing is left to
+choose, all of it is forced text, and it is what models have seen most; a schema that wants another form says so in its own ``x-guidance``.
+"""
+
+
+def mask_words(size: int) -> int:
+    """Words of a mask for `size` token ids."""
+    return -(-size // 32)
+
+
+class Grammar(Protocol):
+    """One output under a constraint, as far as it has been written. One thread at a time may use it.
+
+    Methods raise `InvalidRequest` when it cannot go on: a token that it does not allow, or a limit on its complexity. It is of no use then.
+    """
+
+    def mask_into(self, row: Mask) -> None:
+        """Write into `row` (`mask_words` of the vocabulary, contiguous) which tokens may come next; does not move it.
+
+        An end token may come where the output is complete, and nothing else where it is over. Also raises if no token of the vocabulary can come
+        next.
+        """
+
+    def advance(self, token: int) -> None:
+        """The output goes on with `token`."""
+
+    def rollback(self, count: int) -> None:
+        """Take the last `count` tokens back."""
+
+    def copy(self) -> Grammar:
+        """Another one in the same state, which moves by itself."""
+
+    def matches(self, text: str) -> bool:
+        """Whether `text`, as a whole, is an output that the constraint allows (wherever this one stands)."""
+
+    def forced_text(self) -> str:
+        """The text that every way to go on begins with; "" where there is a choice."""
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether the output is complete as it is."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is complete and nothing but an end token can follow."""
+
+
+class Compiler(Protocol):
+    """Makes grammars for one vocabulary. Any number of threads may use it."""
+
+    @property
+    def size(self) -> int:
+        """Token ids of a mask."""
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        """A grammar at its beginning.
+
+        Raises:
+            InvalidRequest: the source is not what its kind says, or asks for what is not supported; the message says what and, where that is
+                known, at which place. `param` is the constraint's kind.
+        """

@@ -1,0 +1,187 @@
+"""`Grammar` over llguidance (https://github.com/guidance-ai/llguidance): Earley's algorithm over lexemes that are derivatives of regexes.
+
+It compiles within milliseconds and makes masks on the fly; where text is forced, it allows only the token that the tokenizer itself would choose
+there, so that forced text is canonical. A matcher never raises but falls into an error state; here that becomes `InvalidRequest`. Compiling and filling masks
+let go of the interpreter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from sgl_actors.errors import InvalidRequest
+from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, KINDS, LARK, REGEX, Constraint
+from sgl_actors.lang.constraints.grammar import JSON_FORM, Mask
+
+if TYPE_CHECKING:
+    from llguidance import JsonCompileOptions
+
+_JSON_OPTIONS = cast("JsonCompileOptions", JSON_FORM)
+LONGEST_PROBLEM = 300
+"""Characters of llguidance's own words in an error message."""
+
+
+class LlguidanceCompiler:
+    """See `grammar.Compiler`."""
+
+    def __init__(self, tokenizer: str, eos_ids: Sequence[int], size: int) -> None:
+        """Set up the vocabulary, which takes some 0.2 s.
+
+        Args:
+            tokenizer: the tokenizers library's JSON.
+            eos_ids: end tokens.
+            size: ids of the model; at least those of the tokenizer.
+
+        Raises:
+            InvalidRequest: outputs over this vocabulary cannot be constrained, as it has no end token, or is of a kind that llguidance does not read.
+        """
+        self._size = size
+        if not eos_ids:
+            raise InvalidRequest(
+                "constraint: this model has no end token, so no constrained output could end"
+            )
+        try:
+            self._tokenizer = LLTokenizer(tokenizer, n_vocab=size, eos_token=list(eos_ids))
+        except Exception as error:  # noqa: BLE001 - a foreign edge: llguidance promises no class
+            raise InvalidRequest(f"constraint: this model's tokenizer cannot be used: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"<LlguidanceCompiler for {self.size} tokens>"
+
+    @property
+    def size(self) -> int:
+        """Token ids of a mask."""
+        return self._size
+
+    def compile(self, constraint: Constraint) -> LlguidanceGrammar:
+        r"""See `grammar.Compiler`. Schemas get `JSON_FORM`; ``\d`` in a regex is an ASCII digit."""
+        limits = LLParserLimits(verbose_errors=False)
+        matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0, limits=limits)
+        if matcher.is_error():
+            problem = _problem(constraint, matcher.get_error())
+            raise InvalidRequest(f"{constraint.kind}: {problem}", param=constraint.kind)
+        return LlguidanceGrammar(self._tokenizer, constraint.kind, matcher)
+
+
+class LlguidanceGrammar:
+    """See `grammar.Grammar`. `beginning` is a matcher that nobody moves."""
+
+    def __init__(self, tokenizer: LLTokenizer, kind: str, beginning: LLMatcher) -> None:
+        self._tokenizer = tokenizer
+        self._kind = kind
+        self._beginning = beginning
+        self._matcher = beginning.deep_copy()
+        self._ends = 0  # end tokens that came: a matcher takes them without a trace
+
+    def __repr__(self) -> str:
+        return f"<LlguidanceGrammar {self._kind} accepting={self.is_accepting} over={self.is_over}>"
+
+    def mask_into(self, row: Mask) -> None:
+        """See `Grammar`."""
+        assert row.flags.c_contiguous
+        if self._ends:
+            row[:] = 0
+            for token in self._tokenizer.eos_tokens:
+                row.view(np.uint8)[token // 8] |= 1 << token % 8
+            return
+        self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        if self._matcher.is_error() or not row.any():
+            raise self._failure("no token can come next")
+
+    def advance(self, token: int) -> None:
+        """See `Grammar`."""
+        if token in self._tokenizer.eos_tokens and (self._ends or self._matcher.is_accepting()):
+            self._ends += 1
+            return
+        if not self._ends:
+            self._matcher.consume_token(token)
+        if self._ends or self._matcher.is_error():
+            raise self._failure(f"token {token} is not allowed here")
+
+    def rollback(self, count: int) -> None:
+        """See `Grammar`."""
+        ends = min(count, self._ends)
+        self._ends -= ends
+        if count > ends:
+            self._matcher.rollback(count - ends)
+            if self._matcher.is_error():
+                raise self._failure(f"{count} tokens cannot be taken back")
+
+    def copy(self) -> LlguidanceGrammar:
+        """See `Grammar`; takes microseconds."""
+        other = LlguidanceGrammar(self._tokenizer, self._kind, self._beginning)
+        other._matcher = self._matcher.deep_copy()
+        other._ends = self._ends
+        return other
+
+    def matches(self, text: str) -> bool:
+        """See `Grammar`; false as well for a text that the vocabulary cannot write."""
+        try:
+            tokens = self._tokenizer.greedy_tokenize(text)
+        except UnicodeEncodeError:
+            return False
+        if self._tokenizer.decode_bytes(tokens) != text.encode():
+            return False
+        matcher = self._beginning.deep_copy()
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    def forced_text(self) -> str:
+        """See `Grammar`; whole characters only."""
+        return "" if self._ends else self._matcher.compute_ff_bytes().decode("utf-8", "ignore")
+
+    @property
+    def is_accepting(self) -> bool:
+        """See `Grammar`."""
+        return self._matcher.is_accepting()
+
+    @property
+    def is_over(self) -> bool:
+        """See `Grammar`."""
+        return self._ends > 0 or (self._matcher.is_stopped() and not self._matcher.is_error())
+
+    def _failure(self, what: str) -> InvalidRequest:
+        """The matcher's own words quote the output, so only those about limits are passed on."""
+        why = self._matcher.get_error().partition("\n")[0]
+        limit = f" ({why[:LONGEST_PROBLEM]})" if why.startswith("lexer error") or "limit" in why else ""
+        return InvalidRequest(f"{self._kind}: {what}{limit}", param=self._kind)
+
+
+def _grammar(constraint: Constraint) -> str:
+    """The source as llguidance takes it. Only JSON is looked at here; the rest is when it is compiled."""
+    if constraint.kind == REGEX:
+        return LLMatcher.grammar_from_regex(constraint.source)
+    if constraint.kind == LARK:
+        return LLMatcher.grammar_from_lark(constraint.source)
+    if constraint.kind != JSON_SCHEMA:
+        raise InvalidRequest(
+            f"constraint: {constraint.kind[:32]!r} is none of {', '.join(KINDS)}", param="constraint"
+        )
+    try:
+        return LLMatcher.grammar_from_json_schema(constraint.source, defaults=_JSON_OPTIONS)
+    except ValueError as error:
+        problem = (
+            "a schema has to be a JSON object"
+            if "Expecting object" in str(error)
+            else f"no valid JSON: {error}"
+        )
+        raise InvalidRequest(f"{JSON_SCHEMA}: {problem}", param=JSON_SCHEMA) from None
+
+
+def _problem(constraint: Constraint, words: str) -> str:
+    """What llguidance says, without its drawing; for a regex and a Lark grammar with the place in the source."""
+    if constraint.kind == REGEX:
+        reason = re.search(r"^error: (.+)$", words, re.MULTILINE)
+        caret = re.search(r"regex parse error:\n {4}(.*)\n {4}( *)\^", words)
+        if reason is not None:
+            shown = caret is not None and caret[1] == constraint.source
+            place = f" at character {len(caret[2]) + 1} of {len(caret[1])}" if caret and shown else ""
+            return f"{reason[1]}{place}"
+    line = words.partition("\n")[0]
+    if constraint.kind == LARK and (found := re.match(r"(?:at )?(\d+)\((\d+)\): (.*)", line)):
+        return f"{found[3][:LONGEST_PROBLEM]} at line {found[1]}, column {found[2]}"
+    return line[:LONGEST_PROBLEM]

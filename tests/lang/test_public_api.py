@@ -1,0 +1,158 @@
+"""What users import: its names and signatures are those of a file, and the example of each docstring does what it says.
+
+`public_api.txt` is written anew by
+
+    .venv/bin/python tests/lang/test_public_api.py > tests/lang/public_api.txt
+
+What a change of it means for users belongs into CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import doctest
+import importlib
+import inspect
+import io
+import linecache
+import pkgutil
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sgl_actors as sgl
+import sgl_actors.lang
+from sgl_actors.lang.backends.mock import MockCall
+
+FILE = Path(__file__).with_name("public_api.txt")
+NAMES = sorted(name for name in sgl.__all__ if name != "__version__")
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+OUTSIDE_LANG = ("sgl_actors.actors.programs.mock", "sgl_actors.actors.programs.runtime", "sgl_actors.errors")
+"""Modules beside `lang` whose names are public."""
+
+
+# -- names and signatures ---------------------------------------------------------------------------------
+
+
+def described(name: str, thing: Any) -> Iterator[str]:
+    """Lines of one public name."""
+    if inspect.isclass(thing):
+        bases = ", ".join(base.__name__ for base in thing.__bases__ if base is not object)
+        yield f"class {name}" + (f"({bases})" if bases else "") + f": {signature(thing)}"
+        for member in sorted(dir(thing)):
+            if not member.startswith("_") and (line := member_line(thing, member)):
+                yield f"    {line}"
+    elif callable(thing):
+        yield f"{'async ' * inspect.iscoroutinefunction(thing)}def {name}{signature(thing)}"
+    else:
+        yield f"{name}: {type(thing).__name__}"
+
+
+def member_line(cls: type, name: str) -> str:
+    """A public member, "" for what Python or a library of others has given it."""
+    home = next(one for one in cls.__mro__ if name in one.__dict__)
+    if not home.__module__.startswith("sgl_actors"):
+        return ""
+    value = inspect.getattr_static(cls, name)
+    value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+    return f"{name}{signature(value)}" if inspect.isfunction(value) else name
+
+
+def signature(thing: Any) -> str:
+    """The signature as it is written; "(…)" where Python knows none."""
+    try:
+        return str(inspect.signature(thing)).replace("'", '"')
+    except (TypeError, ValueError):
+        return "(…)"
+
+
+def public_api() -> str:
+    """What `public_api.txt` should hold."""
+    return "".join(f"{line}\n" for name in NAMES for line in described(name, getattr(sgl, name)))
+
+
+def test_the_public_api_is_the_one_that_is_checked_in() -> None:
+    """A name or signature that changes does so on purpose: see the module on how to write the file anew."""
+    assert public_api() == FILE.read_text("utf-8")
+
+
+def test_all_names_can_be_imported_and_are_listed_once() -> None:
+    """`__all__` is sorted, has no name twice, and `dir()` knows them."""
+    assert len(set(sgl.__all__)) == len(sgl.__all__)
+    assert set(sgl.__all__) <= set(dir(sgl))
+    for name in sgl.__all__:
+        assert getattr(sgl, name) is not None
+
+
+# -- docstrings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_has_a_docstring_with_an_example(name: str) -> None:
+    """So does everything that a user can import; what the example says is run below."""
+    assert ">>> " in (inspect.getdoc(getattr(sgl, name)) or "")
+
+
+def modules() -> Iterator[types.ModuleType]:
+    """The language, and what else is public."""
+    for found in pkgutil.walk_packages(sgl_actors.lang.__path__, "sgl_actors.lang."):
+        yield importlib.import_module(found.name)
+    for name in OUTSIDE_LANG:
+        yield importlib.import_module(name)
+
+
+def examples() -> Iterator[Any]:
+    """Every docstring with an example."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for module in modules():
+        for test in finder.find(module):
+            if test.examples:
+                yield pytest.param(test, id=test.name.removeprefix("sgl_actors."))
+
+
+def answer(call: MockCall) -> Any:
+    """What the model says in examples that bring no script of their own."""
+    return call.choices[0] if call.choices else "Paris"
+
+
+@pytest.mark.parametrize("test", list(examples()))
+async def test_the_example_of_a_docstring(test: doctest.DocTest) -> None:
+    """It prints what stands below each line; it knows all public names, may await, and its default backend is a mock."""
+    known = {**test.globs, **{name: getattr(sgl, name) for name in NAMES}, "sgl": sgl}
+    sgl.set_default_backend(sgl.Mock(answer))
+    try:
+        for number, example in enumerate(test.examples):
+            found = await outcome(example.source, known, f"<{test.name}[{number}]>")
+            want = example.want if example.exc_msg is None else example.exc_msg
+            right = doctest.OutputChecker().check_output(want, found, FLAGS)
+            assert right, (
+                f"{test.name}, line {example.lineno + 1}: {example.source}expected {want!r}, found {found!r}"
+            )
+    finally:
+        sgl.set_default_backend(None)
+
+
+async def outcome(source: str, known: dict[str, Any], name: str) -> str:
+    """What an example prints, the value of an expression or the last line of a traceback included."""
+    output = io.StringIO()
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    try:
+        with contextlib.redirect_stdout(output):
+            body = ast.parse(source).body
+            mode = "eval" if len(body) == 1 and isinstance(body[0], ast.Expr) else "exec"
+            code = compile(source, name, mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+            value = eval(code, known)
+            if inspect.iscoroutine(value) and code.co_flags & inspect.CO_COROUTINE:
+                value = await value
+        return output.getvalue() + ("" if value is None else f"{value!r}\n")
+    except Exception as error:  # noqa: BLE001 - the example says which
+        return f"{type(error).__name__}: {error}\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(public_api())

@@ -1,0 +1,197 @@
+"""Constrained sequences in a runner, on a small random model whose tokens are bytes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sgl_actors.actors.worker.batch import HeldSequence
+from sgl_actors.actors.worker.grammars import Grammars
+from sgl_actors.actors.worker.messages import Logprobs, Sampling, Work
+from sgl_actors.actors.worker.runner import ModelRunner
+from sgl_actors.actors.worker.sample_row import SampleRow
+from sgl_actors.actors.worker.sampler import sample
+from sgl_actors.lang.constraints.constraint import Constraint
+from tests.lang.byte_vocabulary import EOS, SIZE, byte_compiler, ids_of, text_of
+from tests.worker.harness import Driver, Generation, make_runner, tiny_config, tiny_model
+
+MODEL = tiny_model(tiny_config(vocabulary=SIZE, eos_ids=(EOS,)))
+COMPILER = byte_compiler()
+DATE = Constraint("regex", "[0-9]{4}-[0-9]{2}-[0-9]{2}")
+WORDS = Constraint("regex", "[a-z ]{5,9}")
+FREE = [
+    Sampling(seed=4, temperature=0.0),
+    Sampling(seed=5, temperature=1.0, top_k=40, min_tokens=3, end_ids=(EOS,)),
+]
+
+
+def constrained(constraint: Constraint, **options: Any) -> Sampling:
+    return Sampling(
+        **({"seed": 1, "temperature": 0.0, "end_ids": (EOS,), "constraint": constraint} | options)
+    )
+
+
+def runner(*, known: bool = True) -> ModelRunner:
+    made = make_runner(MODEL)
+    made.grammars.compiler = COMPILER if known else None
+    return made
+
+
+def generate(samplings: list[Sampling], count: int = 14, **options: Any) -> list[Generation]:
+    prompts = [[number + 1, 9, 60, number] for number in range(len(samplings))]
+    return Driver(runner()).generate(prompts, count, sampling=samplings, **options)
+
+
+def output(generation: Generation) -> str:
+    """Its text to the end token, which has to be there."""
+    assert generation.error == ""
+    return text_of(generation.tokens[: generation.tokens.index(EOS)])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 30.0])
+def test_output_satisfies_its_constraint(temperature: float) -> None:
+    """Every output matches whatever the temperature, in one batch of several constraints; after the end nothing but end tokens comes."""
+    samplings = [
+        constrained(constraint, temperature=temperature, seed=seed)
+        for seed in range(4)
+        for constraint in (DATE, WORDS)
+    ]
+    for sampling, generation in zip(samplings, generate(samplings), strict=True):
+        assert sampling.constraint is not None
+        text = output(generation)
+        assert re.fullmatch(sampling.constraint.source, text)
+        assert set(generation.tokens[len(text) :]) == {EOS}
+
+
+def test_free_sequences_beside_it_are_as_alone() -> None:
+    """The others of a batch get the very tokens that they get by themselves."""
+    alone = generate(FREE)
+    mixed = generate([*FREE, constrained(DATE), constrained(WORDS, temperature=1.0)])
+    assert [one.tokens for one in mixed[:2]] == [one.tokens for one in alone]
+
+
+def test_other_sampling_options_choose_among_what_is_allowed() -> None:
+    """top_k, top_p, min_p, penalties and a bias hold within the constraint and never lead out of it."""
+    digits = ids_of("0123456789")
+    seven = digits[7]
+    narrow = [
+        constrained(DATE, temperature=1.0, top_k=1),
+        constrained(DATE, temperature=1.0, top_p=1e-6),
+        constrained(DATE, temperature=1.0, min_p=1.0),
+    ]
+    greedy = generate([constrained(DATE)])[0].tokens
+    for sampling in narrow:
+        assert Driver(runner()).generate([[1, 9, 60, 0]], 14, sampling=sampling)[0].tokens == greedy
+    biased = constrained(DATE, logit_bias=((seven, 100.0), (ids_of("x")[0], 100.0)))
+    assert output(generate([biased])[0]) == "7777-77-77"
+    penalised = constrained(DATE, logit_bias=((seven, 50.0),), presence_penalty=2.0, frequency_penalty=2.0)
+    assert re.fullmatch(DATE.source, output(generate([penalised])[0]))
+
+
+def test_min_tokens_gives_way_where_nothing_else_is_left() -> None:
+    """End tokens wait for min_tokens as long as the grammar can go on, and come when it cannot."""
+    least = constrained(WORDS, min_tokens=8, temperature=1.0, logit_bias=((EOS, 100.0),))
+    assert len(output(generate([least])[0])) == 8
+    longer = constrained(DATE, min_tokens=12)
+    assert len(output(generate([longer])[0])) == 10
+
+
+def test_scores_are_those_of_the_free_model() -> None:
+    """Log probabilities do not show the constraint: what it leaves out keeps its place among the alternatives."""
+    wanted = Logprobs(output=True, top=3)
+    (one,) = generate([constrained(DATE)], 1, logprobs=wanted)
+    (free,) = generate([Sampling(seed=1, temperature=0.0)], 1, logprobs=wanted)
+    assert one.logprobs[0].token_id == one.tokens[0] != free.tokens[0]
+    assert one.logprobs[0].top == free.logprobs[0].top
+    assert one.logprobs[0].logprob is not None
+    assert one.logprobs[0].logprob < free.logprobs[0].top[0][1]
+
+
+@pytest.mark.parametrize("done", [1, 4, 7, 10])
+def test_a_sequence_that_comes_back_goes_on(done: int) -> None:
+    """With the output it has, a sequence goes on as if it had never been away; the constraint is not begun anew."""
+    sampling = constrained(DATE, temperature=1.0)
+    prompt = [1, 9, 60, 0]
+    (whole,) = Driver(runner()).generate([prompt], 11, sampling=sampling)
+    driver = Driver(runner())
+    new = driver.new(prompt + whole.tokens[:done], 20, sampling, prompt_length=len(prompt))
+    result = driver.step([Work(new.seq, len(prompt) + done)], [new])[new.seq]
+    tokens = [*whole.tokens[:done], result.token_id]
+    while len(tokens) < 11:
+        tokens.append(driver.step([Work(new.seq)])[new.seq].token_id)
+    assert tokens == whole.tokens
+
+
+def test_chunked_prompts_and_pages() -> None:
+    """A prompt in chunks beside decoding ones makes no difference."""
+    samplings = [constrained(DATE), constrained(WORDS), FREE[0]]
+    assert [one.tokens for one in generate(samplings, chunk=1)] == [one.tokens for one in generate(samplings)]
+
+
+def test_a_grammar_that_cannot_go_on_fails_its_row_alone() -> None:
+    """An output that breaks the constraint, one that no token can continue, and a source that does not compile are errors of those rows."""
+    driver = Driver(runner())
+    broken = driver.new([1, 2, *ids_of("20x")], 20, constrained(DATE), prompt_length=2)
+    wrong = driver.new([1, 2, 3], 20, constrained(Constraint("regex", "a(b")))
+    good = driver.new([1, 2, 3, 4], 20, constrained(DATE))
+    free = driver.new([5, 9], 20, FREE[0])
+    news = [broken, wrong, good, free]
+    results = driver.step([Work(new.seq, len(new.token_ids)) for new in news], news)
+    assert "regex: token" in results[broken.seq].error
+    assert "unclosed group" in results[wrong.seq].error
+    assert {results[one.seq].code for one in (broken, wrong)} == {"invalid_request"}
+    assert results[good.seq].token_id in ids_of("0123456789")
+    assert results[free.seq].error == ""
+    assert sorted(driver.runner.batch.sequences) == [good.seq, free.seq]
+    assert driver.step([Work(good.seq), Work(free.seq)])[good.seq].error == ""
+
+
+def test_without_the_vocabulary_constrained_rows_wait_for_no_one() -> None:
+    """They end with an error that can be retried; free ones run."""
+    driver = Driver(runner(known=False))
+    one, free = driver.new([1, 2], 9, constrained(DATE)), driver.new([5, 9], 9, FREE[0])
+    results = driver.step([Work(one.seq, 2), Work(free.seq, 2)], [one, free])
+    assert results[one.seq].code == "not_ready"
+    assert results[free.seq].token_id >= 0
+
+
+def test_compiled_constraints_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same constraint is compiled once; the oldest of too many is forgotten."""
+    compiled: list[Constraint] = []
+
+    class Counting:
+        size = SIZE
+
+        def compile(self, constraint: Constraint) -> Any:
+            compiled.append(constraint)
+            return COMPILER.compile(constraint)
+
+    monkeypatch.setattr("sgl_actors.actors.worker.grammars.COMPILED", 2)
+    grammars = Grammars(SIZE)
+    grammars.compiler = Counting()
+    third = Constraint("regex", "c")
+    for constraint in (DATE, WORDS, DATE, third, DATE, WORDS):
+        held = HeldSequence(1, [7], 1, 0, constrained(constraint), Logprobs())
+        assert isinstance(grammars.fill([held]).result()[1], np.ndarray)
+    assert compiled == [DATE, WORDS, third, WORDS]
+
+
+def test_forbidden_tokens_are_never_chosen() -> None:
+    """A row's forbidden tokens have no weight, greedy or drawn; a row of which all are forbidden has no token."""
+    logits = torch.linspace(0, 5, 16).repeat(3, 1)
+    forbidden = np.ones(16, dtype=np.bool_)
+    none = forbidden.copy()
+    forbidden[[2, 3]] = False
+    greedy, drawn = Sampling(seed=0, temperature=0.0), Sampling(seed=0, temperature=5.0)
+    rows = [
+        SampleRow(greedy, 0, forbidden=forbidden),
+        SampleRow(greedy, 0),
+        SampleRow(drawn, 0, forbidden=none),
+    ]
+    assert sample(logits, rows) == [3, 15, -1]
+    seen = {sample(logits[:1], [SampleRow(drawn, at, forbidden=forbidden)])[0] for at in range(40)}
+    assert seen == {2, 3}
