@@ -1,4 +1,4 @@
-"""Classification: `select` says which team a message is for, and how sure it is; no data, no training, nothing to parse."""
+"""Classification: `select` says what a sentence is about, and how sure it is; three examples, no training, nothing to parse."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ from collections.abc import Sequence
 
 import sgl_actors as sgl
 
-TEAMS = ["billing", "delivery", "technical support"]
+TOPICS = ["cooking", "sport", "weather"]
 SOLVED = {
-    "I was charged twice this month.": "billing",
-    "My parcel should have been here on Monday.": "delivery",
-    "The app does not let me log in.": "technical support",
+    "The sauce needs more salt.": "cooking",
+    "She scored twice before the break.": "sport",
+    "Fog until noon, then sun.": "weather",
 }
-MESSAGES = [
-    "The invoice shows the wrong amount.",
-    "The courier left the box with a neighbour whom I do not know.",
-    "After the update the screen stays black.",
+SENTENCES = [
+    "Bake it for an hour at low heat.",
+    "They lost the final on penalties.",
+    "It rained on the stadium all day.",
 ]
 
 
 @sgl.function
-async def triage(s: sgl.ProgramState, message: str) -> dict[str, float]:
-    """The probability of each team, from the scores of the choices."""
-    s += "Which team is each message for?\n\n"
-    for solved, team in SOLVED.items():
-        s += f"Message: {solved}\nTeam: {team}\n\n"
-    s += f"Message: {message}\nTeam: " + sgl.select("team", TEAMS)
-    weights = {team: math.exp(score) for team, score in (await s.meta("team"))["scores"].items()}
-    return {team: weight / sum(weights.values()) for team, weight in weights.items()}
+async def classify(s: sgl.ProgramState, sentence: str) -> dict[str, float]:
+    """The probability of each topic, from the scores of the choices."""
+    s += "What is each sentence about?\n\n"
+    for solved, topic in SOLVED.items():
+        s += f"Sentence: {solved}\nTopic: {topic}\n\n"
+    s += f"Sentence: {sentence}\nTopic: " + sgl.select("topic", TOPICS)
+    weights = {topic: math.exp(score) for topic, score in (await s.meta("topic"))["scores"].items()}
+    return {topic: weight / sum(weights.values()) for topic, weight in weights.items()}
 
 
 async def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("messages", nargs="*", default=MESSAGES)
+    parser.add_argument("sentences", nargs="*", default=SENTENCES)
     parser.add_argument("--url", help="a running node; an embedded one without")
     options = parser.parse_args(argv)
     if options.url:
         sgl.connect(options.url)
-    batch = [{"message": message} for message in options.messages]
-    states = await triage.run_batch(batch, generator_style=True)
-    async for state in states:  # each as soon as it and those before it are there
-        message = batch.pop(0)["message"]
-        print(f"{state['team']:>18} ({state.value[state['team']]:.0%})  {message}")
+    sentences = iter(options.sentences)
+    batch = [{"sentence": sentence} for sentence in options.sentences]
+    async for state in await classify.run_batch(batch, generator_style=True):  # each as soon as it is there
+        print(f"{next(sentences)}\n  {state['topic']} ({state.value[state['topic']]:.0%})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ReAct: the model thinks, calls a tool, reads what comes of it, and answers. The tool is a search in passages (SQLite FTS5)."""
+"""ReAct on HotpotQA: thought, search, observation, in a loop of plain Python; the search is SQLite's FTS5 over sample passages."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from pathlib import Path
 
 import sgl_actors as sgl
 
+SHOTS = """Question: Who wrote the novel behind the film Blade Runner?\nThought: I need to find the novel behind Blade Runner.
+Search: Blade Runner film novel\nObservation: Blade Runner is a film based on a novel by Philip K. Dick.\nAnswer: Philip K. Dick\n
+Question: In which country was Marie Curie born?\nThought: I need to find the birthplace of Marie Curie.
+Search: Marie Curie born\nObservation: Marie Curie was born in Warsaw, a town in Poland.\nAnswer: Poland\n\n"""
 FIND = "SELECT title, text FROM passages WHERE passages MATCH ? ORDER BY rank LIMIT 1"  # by BM25
 
 
 @sgl.function
-async def solve(s: sgl.ProgramState, question: str, base: sqlite3.Connection, steps: int) -> str:
-    @sgl.tool
-    async def search(query: str) -> str:
-        """Find the passage that fits some words best."""
-        words = " OR ".join(f'"{word}"' for word in re.findall(r"\w+", query)) or '""'
-        found = base.execute(FIND, [words]).fetchone() or ("nothing", "was found")
-        return f"{found[0]}: {found[1][:300]}"
-
-    s += await sgl.react(s, question, [search], max_steps=steps, max_tokens=48)
-    return await s["answer"]
+async def react(s: sgl.ProgramState, question: str, base: sqlite3.Connection, steps: int) -> None:
+    s += SHOTS + f"Question: {question}\n"
+    for _ in range(steps):
+        s += "Thought: I need to find" + sgl.gen("thought", stop="\n")
+        s += "\nSearch:" + sgl.gen("query", stop="\n")
+        words = " OR ".join(f'"{word}"' for word in re.findall(r"\w+", await s["query"])) or '""'
+        title, text = base.execute(FIND, [words]).fetchone() or ("nothing", "was found")
+        s += f"\nObservation: {title}: {text[:300]}\n"
+    s += "Answer:" + sgl.gen("answer", stop="\n")
 
 
 async def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("SGL_ACTORS_DATA"), help="folder of the sample data")
     parser.add_argument("--number", type=int, default=10, help="which question of the sample data, from 0")
-    parser.add_argument("--steps", type=int, default=2, help="calls of the tool")
+    parser.add_argument("--steps", type=int, default=1, help="searches")
     parser.add_argument("--url", help="a running node; an embedded one without")
     options = parser.parse_args(argv)
     if options.url:
@@ -44,10 +47,9 @@ async def main(argv: Sequence[str] | None = None) -> None:
     items, texts = ([json.loads(line) for line in f.read_text("utf-8").strip().split("\n")] for f in files)
     (base := sqlite3.connect(":memory:")).execute("CREATE VIRTUAL TABLE passages USING fts5(title, text)")
     base.executemany("INSERT INTO passages VALUES (:title, :text)", texts)
-    item = items[options.number]
-    state = await solve.bind(item["question"], base, options.steps).run(temperature=0)
-    print(item["question"], state.messages()[-1]["content"], sep="\n")
-    print(f"answer: {state.value.strip()} (right: {item['answer']})\n{state.usage}")
+    program = react.bind(items[options.number]["question"], base, options.steps)
+    state = await program.run(temperature=0, max_tokens=32)
+    print(f"{state.text().removeprefix(SHOTS)}\n(right: {items[options.number]['answer']})\n{state.usage}")
 
 
 if __name__ == "__main__":

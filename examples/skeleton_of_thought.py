@@ -33,7 +33,8 @@ async def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.url:
         sgl.connect(options.url)
-    state = await advise.bind(options.topic, options.count, options.max_tokens).run(temperature=0, repetition_penalty=1.2)
+    program = advise.bind(options.topic, options.count, options.max_tokens)
+    state = await program.run(temperature=0, repetition_penalty=1.2)
     print(f"{options.topic}:\n{state.value}\n{state.usage}")
 
 

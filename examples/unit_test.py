@@ -18,7 +18,8 @@ async def reply(s: sgl.ProgramState, message: str) -> str:
         return "A person will answer you."
     drafts = s.fork(2)
     drafts += sgl.user("Write an apology.") + sgl.assistant(sgl.gen("draft", max_tokens=40))
-    return min(await drafts.join("draft"), key=len)
+    texts: list[str] = await drafts.join("draft")
+    return min(texts, key=len)
 
 
 async def test_a_complaint_gets_the_shorter_draft() -> sgl.Mock:

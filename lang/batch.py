@@ -35,7 +35,7 @@ async def run_in_order(
     """
     loop = asyncio.get_running_loop()
     gate, failed = asyncio.Semaphore(limit), loop.create_future()
-    bar, step = _bar(title, count)
+    bar, step = progress(title, count)
 
     async def work(index: int) -> Any:
         async with gate:
@@ -79,7 +79,7 @@ def check_limit(limit: int) -> None:
         )
 
 
-def _bar(title: str | None, count: int) -> tuple[Progress | None, Callable[[], None]]:
+def progress(title: str | None, count: int) -> tuple[Progress | None, Callable[[], None]]:
     """A progress bar and the function that moves it on; nothing without a title or a terminal."""
     if title is None:
         return None, lambda: None

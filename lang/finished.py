@@ -31,8 +31,10 @@ class FinishedState:
         ('Paris', 'The capital: Paris', 1)
     """
 
-    def __init__(self, outcome: Outcome, program: str, value: Any = None, seed: int = 0) -> None:
-        self._outcome = outcome
+    def __init__(
+        self, outcome: Outcome, program: str, value: Any = None, seed: int = 0, usage: Usage | None = None
+    ) -> None:
+        self._outcome, self._usage = outcome, usage
         self.program, self.value, self.seed = program, value, seed
 
     def __repr__(self) -> str:
@@ -62,8 +64,8 @@ class FinishedState:
 
     @property
     def usage(self) -> Usage:
-        """Tokens and calls of the program, branches included."""
-        return self._outcome.total
+        """Tokens and calls of the program, branches included, also those that failed or were cancelled."""
+        return self._outcome.total if self._usage is None else self._usage
 
     @property
     def branches(self) -> list[list[FinishedState]]:

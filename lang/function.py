@@ -24,7 +24,8 @@ from sgl_actors.lang.arguments import (
 from sgl_actors.lang.batch import AHEAD, check_limit, run_in_order
 from sgl_actors.lang.body import BodyOverdue, run_body
 from sgl_actors.lang.budget import Budget
-from sgl_actors.lang.errors import BodyFailed, InvalidPrimitive
+from sgl_actors.lang.caller import placed, raised_at
+from sgl_actors.lang.errors import BodyFailed, BudgetExceeded, InvalidPrimitive
 from sgl_actors.lang.finished import FinishedState
 from sgl_actors.lang.graph import Recording, sketch
 from sgl_actors.lang.ir import Expression, Gen, SamplingArgs, check_text
@@ -242,7 +243,7 @@ class Program:
         arguments, run_options = self._prepare(asked, options)
         run = await (backend or default_runtime()).start(self.name, run_options)
         try:
-            return await self._drive(run, arguments, timeout)
+            return await self._drive(run, arguments, run_options)
         finally:
             await run.close()
 
@@ -270,7 +271,7 @@ class Program:
 
         async def drive() -> None:
             try:
-                await self._drive(run, arguments, timeout)
+                await self._drive(run, arguments, run_options)
             except BaseException:
                 await run.close()
                 raise
@@ -289,9 +290,11 @@ class Program:
             await asyncio.gather(task, return_exceptions=True)
             await run.close()
 
-    async def _drive(self, run: Run, arguments: Mapping[str, Any], timeout: float) -> FinishedState:
+    async def _drive(self, run: Run, arguments: Mapping[str, Any], asked: RunOptions) -> FinishedState:
         """Run the body against an open run, then wait for what it has begun."""
         state = ProgramState(run.root)
+        within = asked.budget.seconds
+        timeout = asked.timeout if within is None else min(asked.timeout, within)
 
         async def body() -> Any:
             value = self.body(state, **arguments)
@@ -299,18 +302,21 @@ class Program:
 
         try:
             value = await run_body(body(), run, timeout + GRACE, f"body of program {self.name}")
-        except ProgramError:
-            raise
+        except ProgramError as error:
+            raise placed(error, self.name) from error.__cause__
         except BodyOverdue as overdue:
             message = f"the body has not ended in {timeout:g} s"
-            raise DeadlineExceeded(describe(message, self.name, "", "", overdue.tail)) from None
+            late = DeadlineExceeded if within is None or within > timeout else BudgetExceeded
+            raise late(describe(message, self.name, "", "", overdue.tail)) from None
         except SglActorsError as error:
-            message = describe(error.message, self.name, "", "", await run.root.tail())
+            message = describe(error.message, self.name, "", "", await run.root.tail(), raised_at(error))
             raise type(error)(message, param=error.param) from error
         except Exception as error:
             message = f"the body raised {type(error).__name__}: {error}"
-            raise BodyFailed(describe(message, self.name, "", "", await run.root.tail())) from error
-        return FinishedState(await run.finish(), self.name, value, run.seed)
+            tail = await run.root.tail()
+            raise BodyFailed(describe(message, self.name, "", "", tail, raised_at(error))) from error
+        outcome = await run.finish()
+        return FinishedState(outcome, self.name, value, run.seed, run.usage)
 
     def with_open_arguments(self, make: Callable[[str], Any]) -> Program:
         """The same, with `make(name)` for each argument that is not given and has no default."""
@@ -337,17 +343,20 @@ class Program:
             self._signature.bind(None, **arguments)
         except TypeError as error:
             raise InvalidPrimitive(f"{self.name}: {error}") from None
-        where, seed = f"{self.name}: run(…)", asked.seed
-        run_options = RunOptions(
-            None if seed is None else whole(where, "seed", seed, -MAX_SEED - 1, MAX_SEED),
-            number(where, "timeout", asked.timeout, 0.0, MAX_TIMEOUT),
-            sampling_args(where, sampling),
-            whole(where, "priority", asked.priority, -MAX_PRIORITY, MAX_PRIORITY),
-            check_salt(where, asked.cache_salt),
-            flag(where, "fork_hint", asked.fork_hint),
-            check_budget(where, asked.budget),
-        )
-        return arguments, run_options
+        return arguments, checked(f"{self.name}: run(…)", asked, sampling)
+
+
+def checked(where: str, asked: RunOptions, sampling: Mapping[str, Any]) -> RunOptions:
+    """Options of a run with its sampling arguments; `InvalidPrimitive` for what is out of its range. `where` is for the message."""
+    return RunOptions(
+        None if asked.seed is None else whole(where, "seed", asked.seed, -MAX_SEED - 1, MAX_SEED),
+        number(where, "timeout", asked.timeout, 0.0, MAX_TIMEOUT),
+        sampling_args(where, sampling),
+        whole(where, "priority", asked.priority, -MAX_PRIORITY, MAX_PRIORITY),
+        check_salt(where, asked.cache_salt),
+        flag(where, "fork_hint", asked.fork_hint),
+        check_budget(where, asked.budget),
+    )
 
 
 @overload

@@ -27,7 +27,7 @@ from sgl_actors.lang.ir import (
     outline,
 )
 from sgl_actors.lang.pending import Pending
-from sgl_actors.lang.results import Outcome, shorten
+from sgl_actors.lang.results import Outcome, Usage, shorten
 
 _MARK: Final = "\ue000\ue001\ue000"
 """Stands around an open argument's name in text; code points of Unicode's private use."""
@@ -212,7 +212,7 @@ class RecordedStream:
         """Has no answer."""
         raise NotRecordable(f"the body awaits what stream {self.path} holds")
 
-    failed = snapshot
+    failed = usage = snapshot
 
     async def pin(self, text: str, ttl: float, name: str) -> NoReturn:  # noqa: ARG002
         """Has no answer."""
@@ -245,6 +245,7 @@ class Recorder:
     """A `Runtime` and `Run` that records instead of running."""
 
     seed = 0
+    usage = Usage()
 
     def __init__(self) -> None:
         self.streams: list[RecordedStream] = []

@@ -205,10 +205,11 @@ class Variable(Node, frozen=True):
 
 
 class SetVariable(Node, frozen=True):
-    """Give a variable a value (plain data: what msgpack knows)."""
+    """Give a variable a value (plain data: what msgpack knows), or a text of which `adapter` makes it."""
 
     name: str
     value: Any
+    adapter: str = ""
 
 
 class Argument(Node, frozen=True):

@@ -16,7 +16,7 @@ from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Toke
 from sgl_actors.lang.budget import Budget
 from sgl_actors.lang.errors import ProgramError
 from sgl_actors.lang.ir import AnyNode, Join, Media, SamplingArgs
-from sgl_actors.lang.results import Failure, Outcome
+from sgl_actors.lang.results import Failure, Outcome, Usage
 
 
 class RunOptions(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class Call(NamedTuple):
         stream: path of the stream.
         position: place in program order: for each fork on the way its node's number and the branch's, then the number of the own node.
         choices: of a select.
-        part: number of this request within the primitive: which completion, which choice.
+        part: number of this request within the primitive: which completion, which choice; from `len(choices)` on, a choice without its prompt.
         media: images and videos of the prompt.
     """
 
@@ -145,6 +145,9 @@ class Stream(Protocol):
     async def tail(self) -> str:
         """End of the prompt as it is now; never raises."""
 
+    async def usage(self) -> Usage:
+        """Of this stream and all below it, once all that was appended so far is done or dropped."""
+
     async def failed(self) -> Failure | None:
         """Why it failed, once all that was appended so far is done or dropped. From here on the program knows of it."""
 
@@ -162,6 +165,10 @@ class Run(Protocol):
     @property
     def seed(self) -> int:
         """The seed it runs with, drawn or given."""
+
+    @property
+    def usage(self) -> Usage:
+        """Of all its streams so far."""
 
     async def finish(self) -> Outcome:
         """Wait for every stream; raises the first failure that the body has not seen."""

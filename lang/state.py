@@ -181,8 +181,8 @@ class ProgramState:
         return None if failure is None else failure.error()
 
     async def usage(self) -> Usage:
-        """Tokens and calls of this state and its collected branches, once everything added so far is done."""
-        return (await self._stream.snapshot()).total
+        """Tokens and calls of this state and all forked from it, once everything added so far is done or has failed; never raises."""
+        return await self._stream.usage()
 
     async def trace(self, prices: Prices | None = None) -> Trace:
         """What the prompt is made of so far, and what it cost."""

@@ -39,6 +39,15 @@ class InvalidValue(ProgramError):
 
     Under a constraint that happens when the tokens were used up before the value was complete (give more `max_tokens`), or when the type
     asks for what no grammar can say (a validator of its own, a date that does not exist): then run it again.
+
+    Example:
+        >>> @function
+        ... async def count(s):
+        ...     s += "How many? " + gen_int("number")
+        ...     return await s["number"]
+        >>> await count.run(backend=Mock(["many"]))
+        Traceback (most recent call last):
+        InvalidValue: program 'count', variable 'number', ...: no value of type int: ...
     """
 
     code = "invalid_value"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -175,14 +176,17 @@ class Cell:
     async def _let_go(self) -> None:
         for child in list(self.children.values()):
             child.stop("parent ended")
-        for child in list(self.children.values()):
-            await child.ended.wait()
+        with suppress(
+            asyncio.CancelledError
+        ):  # the whole kernel ends, the children with it; who waits for this cell must hear of it
+            for child in list(self.children.values()):
+                await child.ended.wait()
         self.state = "dead"
         self.system.forget(self, self.exit.reason)
         self.ready.set()
         self.ended.set()
         if self.parent is not None:
-            del self.parent.children[self.address]
+            self.parent.children.pop(self.address, None)
             self.parent.tell(Down(self.address, self.exit.reason))
         if self._on_exit is not None:
             self._on_exit(self.address, self.exit)

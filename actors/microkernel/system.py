@@ -153,7 +153,8 @@ class System:
         self.cells[name] = cell
         if parent is not None:
             parent.children[address] = cell
-        self._group.create_task(cell.run(), name=str(address))
+        task = self._group.create_task(cell.run(), name=str(address))
+        task.add_done_callback(lambda _: cell.ended.set())  # also of one that was cancelled before it began
         return cell
 
     def forget(self, cell: Cell, reason: str) -> None:

@@ -75,7 +75,12 @@ class NodeClient(CacheClient):
     takes: frozenset[str] = frozenset()
 
     async def generate(
-        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: object = None  # noqa: ARG002
+        self,
+        request: Generate,
+        *,
+        timeout: float = 600.0,
+        trace: str = "",
+        call: object = None,  # noqa: ARG002
     ) -> AsyncIterator[Chunk]:
         """Yield chunks up to and including the one with `finish`; no token is repeated or missing.
 
@@ -116,7 +121,12 @@ class NodeClient(CacheClient):
             raise failure
 
     async def complete(
-        self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: object = None  # noqa: ARG002
+        self,
+        request: Generate,
+        *,
+        timeout: float = 600.0,
+        trace: str = "",
+        call: object = None,  # noqa: ARG002
     ) -> Chunk:
         """Run `generate` to its end and return everything as one chunk."""
         whole: Chunk | None = None

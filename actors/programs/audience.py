@@ -14,6 +14,7 @@ class Listener:
     def __init__(self, name: str, request: Request) -> None:
         self.name, self.request = name, request
         self._waiting = self._shown = ""
+        self._caught_up = False
         request.on_credit(self._flush)
 
     def piece(self, text: str) -> None:
@@ -22,14 +23,15 @@ class Listener:
         self._flush()
 
     def grow(self, text: str) -> None:
-        """The whole prompt goes on with this."""
-        self._shown += text
-        self.piece(text)
+        """The whole prompt goes on with this; before `show` has said how it begins, `show` will have it, too."""
+        if self._caught_up:
+            self._shown += text
+            self.piece(text)
 
     def show(self, prompt: str) -> None:
         """The whole prompt is this now; what is new of it is handed on."""
         kept = common(self._shown, prompt)
-        self._shown = prompt
+        self._shown, self._caught_up = prompt, True
         if kept < len(prompt):
             self.piece(prompt[kept:])
 

@@ -17,7 +17,7 @@ from sgl_actors.actors.cache.messages import DEFAULT, Pinned
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.programs.local_kernel import open_kernel
 from sgl_actors.actors.programs.program import LiveRun
-from sgl_actors.actors.programs.runtime import Backend, NodeHandle, Opened
+from sgl_actors.actors.programs.runtime import Backend, NodeHandle
 from sgl_actors.actors.scheduler.messages import Finish, Flushed
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.actors.worker.messages import TokenLogprob

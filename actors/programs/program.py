@@ -38,13 +38,16 @@ from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream_actor import StreamActor
 from sgl_actors.actors.tokenizer.messages import Tokenize
 from sgl_actors.errors import DeadlineExceeded, RemoteError, SglActorsError
-from sgl_actors.lang.errors import StreamEnded
+from sgl_actors.lang.caller import caller
+from sgl_actors.lang.errors import BudgetExceeded, StreamEnded
 from sgl_actors.lang.ir import AnyNode, Fork, Join
 from sgl_actors.lang.prompt import Prompt
-from sgl_actors.lang.results import Failure, Outcome, restore, shorten, unknown
+from sgl_actors.lang.results import Failure, Outcome, Usage, describe, restore, shorten, unknown
 
 BATCH = 512
 """Most nodes in one message."""
+MOST_POSTED = 1 << 15
+"""Most nodes that wait to reach their streams: a body that adds for ever without waiting ends there."""
 PEEK_TIMEOUT = 2.0
 GRACE = 2.0
 """Seconds after the deadline: the stream itself says first what it was waiting for."""
@@ -76,9 +79,8 @@ class LiveStream:
         """See `Stream.append`."""
         if self.joined is not None or self.cancelled:
             ended = "cancelled" if self.cancelled else "joined"
-            raise StreamEnded(
-                f"program {self._run.setup.name!r}: branch {self.path} has been {ended} and takes nothing more"
-            )
+            message = f"branch {self.path} has been {ended} and takes nothing more"
+            raise StreamEnded(describe(message, self._run.setup.name, "", "", "", line))
         number = self.length
         if line:
             self.lines.append((number, line))
@@ -102,9 +104,9 @@ class LiveStream:
         number = self.length
         paths = [f"{self.path}.{self._born + index}" for index in range(count)]
         children = [LiveStream(self._run, path, self, (number, index)) for index, path in enumerate(paths)]
+        self.append((Fork(count),), line)
         self.forks.append(children)
         self._run.streams.update((child.path, child) for child in children)
-        self.append((Fork(count),), line)
         self._born += count
         return number, children
 
@@ -139,6 +141,12 @@ class LiveStream:
         ids = (await client.tokenize(Tokenize(text, tenant=DEFAULT, salt=salt))).token_ids
         trace = self._run.setup.program
         return await client.pin(ids, ttl=ttl, name=name, salt=salt, timeout=timeout, trace=trace)
+
+    async def usage(self) -> Usage:
+        """See `Stream.usage`."""
+        if await self._settled() is None:
+            await self._ask(Snapshot(), Report)
+        return self._run.usage_below(self.path)
 
     async def failed(self) -> Failure | None:
         """See `Stream.failed`."""
@@ -211,7 +219,7 @@ class LiveStream:
         """A value, or the failure in its place: from here on the body knows of it."""
         if value.failure is not None:
             self.seen = True
-            raise self._run.located(value.failure).error()
+            raise self._run.located(value.failure, caller()).error()
         found = value.value
         if isinstance(found, dict) and "" not in value.adapters:
             found = {name: restore(item, value.adapters.get(name, "")) for name, item in found.items()}
@@ -246,6 +254,17 @@ class LiveRun:
         """See `Run.seed`."""
         return self.setup.seed
 
+    @property
+    def usage(self) -> Usage:
+        """See `Run.usage`."""
+        return sum(self.setup.usage.values(), Usage())
+
+    def usage_below(self, path: str) -> Usage:
+        """Of a stream and those below it."""
+        below = f"{path}."
+        found = (used for one, used in self.setup.usage.items() if one == path or one.startswith(below))
+        return sum(found, Usage())
+
     def left(self) -> float:
         """Seconds until the program's deadline; `DeadlineExceeded` when it has passed."""
         left = self.setup.deadline + GRACE - self.ctx.now()
@@ -257,6 +276,10 @@ class LiveRun:
         """Take nodes for a stream; returns at once."""
         if self._closed:
             raise StreamEnded(f"program {self.setup.name!r} is over and takes nothing more")
+        if len(self._outbox) + len(nodes) > MOST_POSTED:
+            raise BudgetExceeded(
+                f"more than {MOST_POSTED:,} primitives were added without waiting for anything; `await s.sync()` now and then"
+            )
         self._outbox.extend((stream, node) for node in nodes)
         self._flush()
 
@@ -270,10 +293,10 @@ class LiveRun:
             self._outbox.append((stream, Drop(reason)))
             self._flush()
 
-    def located(self, failure: Failure) -> Failure:
-        """With the line of the program that it is about, if that is known."""
+    def located(self, failure: Failure, asked: str = "") -> Failure:
+        """With the line of the program that it is about: of the primitive that failed, else where it was `asked` for."""
         stream = self.streams.get(failure.origin)
-        line = "" if stream is None or failure.number < 0 else stream.line(failure.number)
+        line = asked if stream is None or failure.number < 0 else stream.line(failure.number)
         return msgspec.structs.replace(failure, line=line) if line else failure
 
     def _flush(self) -> None:

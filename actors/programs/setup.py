@@ -13,6 +13,7 @@ from sgl_actors.lang.errors import BudgetExceeded
 from sgl_actors.lang.ir import SamplingArgs
 from sgl_actors.lang.prompt import Prompt, Shape, mark, split
 from sgl_actors.lang.protocols import Client
+from sgl_actors.lang.results import Usage
 
 FRAMES = 256
 """Shapes of chats whose frames are remembered."""
@@ -63,6 +64,7 @@ class Setup:
         sampling, priority, cache_salt, fork_hint: see `RunOptions`.
         books: what it has used of its budget.
         started: when it began, on the kernel's clock.
+        usage: of each of its streams so far, also of those that are gone.
     """
 
     program: str
@@ -77,6 +79,7 @@ class Setup:
     fork_hint: bool = True
     books: Books = field(default_factory=lambda: Books(Budget()))
     started: float = 0.0
+    usage: dict[str, Usage] = field(default_factory=dict)
 
     def actor(self, path: str) -> str:
         """Name of the stream actor at `path`."""

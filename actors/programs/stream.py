@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from sgl_actors.errors import SglActorsError
 from sgl_actors.lang.errors import ProgramError
 from sgl_actors.lang.ir import (
@@ -46,6 +48,7 @@ class Stream:
     Attributes:
         path: "0" for the root, "0.1" for its second child.
         place: for each fork on the way here its node's number and the branch's.
+        totals: where the program keeps the usage of its streams, by path.
         prompt: what has been written.
         variables, adapters, meta, own, segments: see `Outcome`.
         scopes: prompts as they were where a scope that is still open began, by its variable.
@@ -54,7 +57,9 @@ class Stream:
         failure: set once; nothing is done after it.
     """
 
-    def __init__(self, program: str, path: str, place: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, program: str, path: str, place: tuple[int, ...] = (), totals: dict[str, Usage] | None = None
+    ) -> None:
         self.program, self.path, self.place = program, path, place
         self.prompt = Prompt()
         self.variables: dict[str, Any] = {}
@@ -66,6 +71,7 @@ class Stream:
         self.added: list[AnyNode] = []
         self.branches: dict[int, list[Outcome]] = {}
         self.usage = Usage()
+        self._totals = {} if totals is None else totals
         self.gens = 0
         self.computed = 0
         self.failure: Failure | None = None
@@ -192,8 +198,9 @@ class Stream:
         )
 
     def count(self, prompt: int, cached: int, completion: int) -> None:
-        """Add one call to the usage."""
+        """Add one call to the usage, also to the program's."""
         self.usage += Usage(prompt, cached, completion, 1)
+        self._totals[self.path] = self.usage
 
     def read(self, name: str, position: int, *, meta: bool = False) -> Any:
         """Value of a variable as of `position`, or the `Failure` why there is none. Only when no `definer` is left."""
@@ -220,6 +227,12 @@ class Stream:
         name = node.name if isinstance(node, Gen | Select | Join | SetVariable | Variable) else None
         tail = shorten(self.prompt.sketch())
         return describe_failure(error, self.program, self.path, name or "", tail, number)
+
+    def failure_here(self, failure: Failure) -> Failure:
+        """The same; one of no primitive is of the node being done now."""
+        if failure.number >= 0 or not self._steps:
+            return failure
+        return msgspec.structs.replace(failure, origin=self.path, number=self._steps[0].number)
 
     def failure_of_branch(self, failure: Failure) -> Failure:
         """What a branch's failure means for the stream that joins it."""

@@ -72,7 +72,7 @@ class StreamActor(Actor):
         super().__init__(context)
         self._setup: Setup = context.config["stream"]["setup"]
         own = context.config["stream"]
-        self._stream = Stream(self._setup.name, own["path"], own.get("place", ()))
+        self._stream = Stream(self._setup.name, own["path"], own.get("place", ()), self._setup.usage)
         self._begun = self._running = False
         self._forks: dict[int, list[Address]] = {}
         self._results: dict[int, Value] = {}
@@ -189,6 +189,8 @@ class StreamActor(Actor):
             request.fail(stream.failure.error())
         else:
             self._audience.listen(name, request)
+            if not name:
+                self.ctx.task(self._show(), name=f"{self.ctx.address} shows its prompt")
 
     def _drop(self, reason: str) -> None:
         """Give up what is being done, and have the children do so."""
@@ -226,7 +228,7 @@ class StreamActor(Actor):
                     late = self._stream.failure_of(self._setup.late())
                     self._fail(self._dropped or late)
                 except Carried as carried:
-                    self._fail(carried.failure)
+                    self._fail(self._stream.failure_here(carried.failure))
                 except SglActorsError as error:
                     self._fail(self._stream.failure_of(error))
                 except Exception as error:
@@ -262,8 +264,8 @@ class StreamActor(Actor):
             case Variable(name=name):
                 text = str(await self._value(node))
                 stream.write(ConstantText(text))
-            case SetVariable(name=name, value=value):
-                stream.define(name, value)
+            case SetVariable(name=name, value=value, adapter=adapter):
+                stream.define(name, value, adapter=adapter)
                 self._audience.tell(name, str(value))
                 kind = "set"
             case Media():
@@ -303,9 +305,14 @@ class StreamActor(Actor):
         return left
 
     async def _show(self) -> None:
-        """Those who follow the prompt as a whole get what is new of it."""
-        if self._audience.follows_prompt and self._stream.failure is None:
-            self._audience.show(await self._setup.frames.text(self._stream.prompt))
+        """Those who follow the prompt as a whole get what is new of it, what is being generated included."""
+        stream = self._stream
+        while self._audience.follows_prompt and stream.failure is None:
+            written = len(stream.added)
+            text = await self._setup.frames.text(stream.prompt)
+            if len(stream.added) == written:  # nothing was done while the template was asked
+                self._audience.show(text + self._audience.text)
+                return
 
     async def _value(self, node: Variable) -> Any:
         """Value of a variable of this stream, of a collected branch, or of another stream that runs."""
@@ -358,6 +365,11 @@ class StreamActor(Actor):
             adapters = {}
         elif node.name is None:
             names = dict.fromkeys(name for outcome in outcomes for name in outcome.own)
+            for name in names:
+                if name in self._stream.variables:
+                    raise InvalidPrimitive(
+                        f"join(): branches have set {name!r}, which has a value here; join({name!r}) makes it the list of theirs"
+                    )
             for name in names:
                 self._gather(name, [o for o in outcomes if name in o.own])
             value = {name: self._stream.variables[name] for name in names}
@@ -445,6 +457,7 @@ class StreamActor(Actor):
                 except SglActorsError as error:
                     self._fail(self._stream.failure_of(error))
         stream = self._stream
+        await self._show()
         self._audience.close(
             lambda name: unknown(name, self._setup.name, stream.path, stream.variables).error()
         )

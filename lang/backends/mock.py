@@ -34,7 +34,16 @@ LEAST: Final = 1e-9
 
 
 class UnscriptedCall(ProgramError):
-    """A mock was asked for something that its script has no answer for, or more than one. Mend the script, or the program."""
+    """A mock was asked for something that its script has no answer for, or more than one. Mend the script, or the program.
+
+    Example:
+        >>> @function
+        ... async def ask(s):
+        ...     s += "Name: " + gen("name")
+        >>> await ask.run(backend=Mock({"age": "36"}))
+        Traceback (most recent call last):
+        UnscriptedCall: program 'ask', variable 'name', ...: the script has nothing for gen 'name' of stream 0, it has 'age'; ...
+    """
 
     code = "unscripted_call"
 
@@ -53,6 +62,15 @@ class MockCall(msgspec.Struct):
         place: its place in program order, see the module.
         prompt_tokens, cached_tokens: of the prompt; cached are those that an earlier prompt of the mock begins with, too.
         answer: what it got; of a select the choice, None if it got nothing (yet).
+
+    Example:
+        >>> @function
+        ... async def ask(s):
+        ...     s += "Name: " + gen("name", max_tokens=8)
+        >>> mock = Mock(["Ada"])
+        >>> state = await ask.run(backend=mock)
+        >>> [(call.title, call.prompt, call.max_tokens, call.answer) for call in mock.calls]
+        [("gen 'name' of stream 0", 'Name: ', 8, 'Ada')]
     """
 
     prompt: str

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from sgl_actors.lang.constraints import bytewise, schema
-from sgl_actors.lang.constraints.constraint import LARK, REGEX, Constraint
+from sgl_actors.lang.constraints.constraint import JSON_FORM, LARK, REGEX, Constraint
 from sgl_actors.lang.constraints.regular import any_of, group
 from sgl_actors.lang.constraints.tree import Either, Json, Maybe, Named, Node, Regular, Repeat, Row, shown
 from sgl_actors.lang.errors import InvalidPrimitive
@@ -136,8 +136,6 @@ def _in_slashes(pattern: str) -> str:
 
 def _with_form(source: str) -> str:
     """A schema that states its white space, which elsewhere the node does."""
-    from sgl_actors.lang.constraints.grammar import JSON_FORM
-
     found = msgspec.json.decode(source)
     return schema.source({"x-guidance": JSON_FORM, **found})
 

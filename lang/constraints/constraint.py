@@ -14,6 +14,13 @@ LARK: Final = "lark"
 """The output is a sentence of a context-free grammar in llguidance's dialect of Lark."""
 KINDS: Final = (REGEX, JSON_SCHEMA, LARK)
 
+JSON_FORM: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""The white space of constrained JSON: one line, as Python's ``json.dumps`` writes it (keys of llguidance's ``x-guidance``).
+
+Free white space is unbounded, and a small model that is unsure what to write goes on writing it. With a fixed form nothing is left to
+choose, all of it is forced text, and it is what models have seen most; a schema that wants another form says so in its own ``x-guidance``.
+"""
+
 
 class Constraint(msgspec.Struct, frozen=True, array_like=True):
     """What an output has to be as a whole.

@@ -6,7 +6,7 @@ side of this seam knows of tensors.
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,13 +14,6 @@ from sgl_actors.lang.constraints.constraint import Constraint
 
 Mask = np.ndarray[Any, np.dtype[np.int32]]
 """One bit per token id, 32 to a word, the lowest first: bit ``i % 32`` of word ``i // 32`` is set if token i may come next."""
-
-JSON_FORM: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""The white space of constrained JSON: one line, as Python's ``json.dumps`` writes it (keys of llguidance's ``x-guidance``).
-
-Free white space is unbounded, and a small model that is unsure what to write goes on writing it. With a fixed form nothing is left to
-choose, all of it is forced text, and it is what models have seen most; a schema that wants another form says so in its own ``x-guidance``.
-"""
 
 
 def mask_words(size: int) -> int:

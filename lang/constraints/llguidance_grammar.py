@@ -15,11 +15,11 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from sgl_actors.errors import InvalidRequest
-from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, KINDS, LARK, REGEX, Constraint
-from sgl_actors.lang.constraints.grammar import JSON_FORM, Mask
+from sgl_actors.lang.constraints.constraint import JSON_FORM, JSON_SCHEMA, KINDS, LARK, REGEX, Constraint
+from sgl_actors.lang.constraints.grammar import Mask
 
 if TYPE_CHECKING:
-    from llguidance import JsonCompileOptions
+    from llguidance._lib import JsonCompileOptions
 
 _JSON_OPTIONS = cast("JsonCompileOptions", JSON_FORM)
 LONGEST_PROBLEM = 300
@@ -59,7 +59,7 @@ class LlguidanceCompiler:
         return self._size
 
     def compile(self, constraint: Constraint) -> LlguidanceGrammar:
-        r"""See `grammar.Compiler`. Schemas get `JSON_FORM`; ``\d`` in a regex is an ASCII digit."""
+        r"""See `grammar.Compiler`. Schemas get `JSON_FORM`; ``\d`` in a regex is any Unicode digit."""
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0, limits=limits)
         if matcher.is_error():

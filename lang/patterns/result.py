@@ -140,12 +140,12 @@ async def conclude(
         skip: nodes at the beginning of what was added that are left out.
     """
     added: list[AnyNode] = []
-    variables: dict[str, Any] = {}
+    variables: dict[str, tuple[Any, str]] = {}
     for state in path or (winner.state,):
         outcome = await outcome_of(state)
         added += outcome.added
-        variables.update({name: outcome.variables[name] for name in outcome.own})
-    nodes = (*added[skip:], *(SetVariable(name, value) for name, value in variables.items()))
+        variables |= {name: (outcome.variables[name], outcome.adapters.get(name, "")) for name in outcome.own}
+    nodes = (*added[skip:], *(SetVariable(name, *value) for name, value in variables.items()))
     value: Any = winner.value
     return Result(value, winner, list(candidates), await usage_of(c.state for c in candidates), nodes)
 
@@ -156,13 +156,12 @@ async def outcome_of(state: ProgramState) -> Outcome:
 
 
 async def usage_of(states: Iterable[ProgramState]) -> Usage:
-    """Tokens and calls of branches; what failed or was cancelled counts as far as it can still be asked."""
+    """Tokens and calls of branches and all below them, also of those that failed or were cancelled; none counts twice."""
+    paths = {state._stream.path: state for state in states}  # noqa: SLF001 - see above
     total = Usage()
-    for state in states:
-        try:
+    for path, state in paths.items():
+        if not any(path.startswith(f"{other}.") for other in paths):
             total += await state.usage()
-        except FAILURES:
-            continue
     return total
 
 

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from typing import Final, TypeVar
 
 from sgl_actors.lang.arguments import MAX_COUNT, whole
-from sgl_actors.lang.batch import _bar
+from sgl_actors.lang.batch import progress
 from sgl_actors.lang.threaded.running import Running
 
 LEAST_THREADS: Final = 96
@@ -62,7 +62,7 @@ def run_in_threads(
 
     The first error is raised, and it, an interrupt or leaving the iterator ends those that still run.
     """
-    bar, step = _bar(title, count)
+    bar, step = progress(title, count)
 
     def work(index: int) -> T:
         try:

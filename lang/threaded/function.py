@@ -6,11 +6,12 @@ import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, overload
 
 from sgl_actors.lang.arguments import MAX_COUNT, MAX_TOP_LOGPROBS, whole
 from sgl_actors.lang.errors import InvalidPrimitive
-from sgl_actors.lang.function import OPTIONS, Function, Program
+from sgl_actors.lang.function import OPTIONS, Function, checked
 from sgl_actors.lang.graph import Recording
 from sgl_actors.lang.ir import SamplingArgs, check_text
 from sgl_actors.lang.primitives import MAX_COMPLETIONS
@@ -115,11 +116,8 @@ class SglFunction:
         running = self._start(self._asked(options), backend, stream=stream, inline=not use_thread)
         state = ProgramState(running, LoopState(running.root))
         if stream:
-            run = contextvars.copy_context().run
-            beside = threading.Thread(
-                target=run, args=(self._beside, state, args, own), name=f"program {self.name}"
-            )
-            beside.start()
+            run = partial(contextvars.copy_context().run, self._beside, state, args, own)
+            background.beside(run, f"program {self.name}")
         else:
             self._body(state, args, own)
         return state
@@ -180,12 +178,12 @@ class SglFunction:
 
     def trace(self, *, backend: Any = None, **kwargs: Any) -> Recording:  # noqa: ARG002 - nothing is asked of it
         """What it does, as far as that is known without running it; arguments that are not given stay open. Print it."""
-        return background.wait(self._recordable().trace(**{**kwargs, **self.bind_arguments}))
+        return background.wait(partial(self._recordable().trace, **{**kwargs, **self.bind_arguments}))
 
     def cache(self, backend: Any = None) -> int:
         """Have the node compute what every run begins with; its length in tokens."""
         runtime = global_config.runtime(backend)
-        return background.wait(self._recordable().cache(backend=runtime, **self.bind_arguments))
+        return background.wait(partial(self._recordable().cache, backend=runtime, **self.bind_arguments))
 
     def _recordable(self) -> Function[...]:
         def body(s: LoopState, *args: Any, **kwargs: Any) -> Any:
@@ -197,7 +195,7 @@ class SglFunction:
     def _start(self, asked: Asked, backend: Any, *, stream: bool, inline: bool) -> Running:
         runtime = global_config.runtime(backend)
         background.closes(runtime)
-        run = background.wait(runtime.start(self.name, asked.options))
+        run = background.wait(lambda: runtime.start(self.name, asked.options))
         return Running(background, run, self.name, asked.defaults, stream=stream, inline=inline)
 
     def _body(self, state: ProgramState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -206,7 +204,7 @@ class SglFunction:
             state.ret_value = self.func(state, *args, **kwargs)
         except BaseException as error:
             if isinstance(error, Exception):
-                tail = shorten(background.wait(running.root.tail()))
+                tail = shorten(background.wait(running.root.tail))
                 error.add_note(f"raised in program {self.name!r}; its prompt ends: {tail!r}")
             running.abort()
             raise
@@ -255,13 +253,9 @@ class SglFunction:
         run = {name: given.pop(name) for name in RunOptions.__struct_fields__ if name in given}
         for name in given.keys() - {"max_new_tokens", *SamplingArgs.__struct_fields__}:
             raise InvalidPrimitive(f"{where}: there is no option {name!r}", param=name)
-        nothing = Program(_nothing, self.name, inspect.signature(_nothing), {})
-        _, checked = nothing._prepare(RunOptions(**run), given)  # noqa: SLF001 - one place that checks the options of a run
-        return Asked(checked, GenDefaults(count, wanted, top, start))
-
-
-def _nothing(s: object) -> None:
-    """A body without arguments."""
+        if "max_new_tokens" in given:
+            given["max_tokens"] = given.pop("max_new_tokens")
+        return Asked(checked(where, RunOptions(**run), given), GenDefaults(count, wanted, top, start))
 
 
 @overload

@@ -12,8 +12,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import aclosing
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ class LoopThread:
         self._pid = 0
         self._exiting = False
         self._open: dict[int, Callable[[], Awaitable[object]]] = {}
+        self._beside: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"<LoopThread {'running' if self._loop is not None else 'not running'}>"
@@ -49,24 +50,32 @@ class LoopThread:
         if hasattr(thing, "close"):
             self._open.setdefault(id(thing), thing.close)
 
+    def beside(self, run: Callable[[], object], name: str) -> None:
+        """Call `run` in a thread. The interpreter exits only when it has ended, except after an interrupt."""
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._beside.add(thread)
+        thread.start()
+
     def post(self, call: Callable[..., object], *args: object) -> None:
         """Have `call(*args)` called on the loop; returns at once."""
         self._running().call_soon_threadsafe(call, *args)
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Have `coroutine` run on the loop."""
-        try:
-            loop = self._running()
-        except BaseException:
-            coroutine.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+    def submit(self, ask: Callable[[], Awaitable[T]]) -> Future[T]:
+        """Have `ask()` called on the loop, and awaited; cancelling the future cancels it."""
+        loop = self._running()
+        future: Future[T] = Future()
+        loop.call_soon_threadsafe(_begin, loop, ask, future)
+        return future
 
-    def wait(self, awaitable: Awaitable[T]) -> T:
-        """Block until it is done; its value, or what it raises. An interrupt (Ctrl-C) cancels it."""
+    def wait(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Block until `ask()`, called on the loop, is answered; its value, or what it raises. An interrupt (Ctrl-C) cancels it.
+
+        Raises:
+            NotRecordable: on the loop itself, where bodies are recorded.
+        """
         if threading.current_thread() is self._thread:
             raise NotRecordable("the body reads, or runs another program, while it is recorded")
-        future = self.submit(_awaited(awaitable))
+        future = self.submit(ask)
         try:
             return future.result()
         except BaseException:
@@ -76,7 +85,7 @@ class LoopThread:
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
         """The items, one after the other, as they come. Leaving the iterator closes `items`."""
         queue: SimpleQueue[tuple[T] | None] = SimpleQueue()
-        pump = self.submit(_pump(items, lambda item: queue.put((item,))))
+        pump = self.submit(lambda: _pump(items, lambda item: queue.put((item,))))
         pump.add_done_callback(lambda _: queue.put(None))
         try:
             while (item := queue.get()) is not None:
@@ -93,7 +102,7 @@ class LoopThread:
             with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody listens
                 here.call_soon_threadsafe(queue.put_nowait, item)
 
-        pump = self.submit(_pump(items, lambda item: put((item,))))
+        pump = self.submit(lambda: _pump(items, lambda item: put((item,))))
         pump.add_done_callback(lambda _: put(None))
         try:
             while (item := await queue.get()) is not None:
@@ -137,7 +146,11 @@ class LoopThread:
         self._loop, self._thread, self._pid = loop, thread, os.getpid()
 
     def _exit(self) -> None:
-        self._exiting = self._pid == os.getpid()
+        if self._pid != os.getpid():
+            return
+        for thread in () if getattr(sys, "last_type", None) is KeyboardInterrupt else list(self._beside):
+            thread.join()
+        self._exiting = True
         self.close()
 
 
@@ -196,8 +209,30 @@ async def _cancel_others() -> None:
 def _nothing() -> None: ...
 
 
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
+def _begin(loop: asyncio.AbstractEventLoop, ask: Callable[[], Awaitable[T]], future: Future[T]) -> None:
+    """`asyncio.run_coroutine_threadsafe` without a coroutine that is never awaited if the loop ends, or an interrupt comes, before."""
+    task = loop.create_task(_answer(ask))
+
+    def ended(_: object) -> None:
+        with contextlib.suppress(InvalidStateError):
+            if task.cancelled():
+                future.cancel()
+            elif (error := task.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(task.result())
+
+    def cancelled(_: object) -> None:
+        if future.cancelled():
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(task.cancel)
+
+    task.add_done_callback(ended)
+    future.add_done_callback(cancelled)
+
+
+async def _answer(ask: Callable[[], Awaitable[T]]) -> T:
+    return await ask()
 
 
 async def _pump(items: AsyncGenerator[T, None], put: Callable[[T], object]) -> None:

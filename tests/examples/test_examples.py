@@ -25,7 +25,7 @@ RUNS = {
         ["--max-tokens", "12", "What is a bee?", "And a hive?"],
         r"> And a hive\?\n.*cached prompt tokens per turn: \[0, [1-9]\d*\]",
     ),
-    "classify.py": (["I paid twice."], r"(billing|delivery|technical support) \(\d+%\)  I paid twice\."),
+    "classify.py": (["Stir it well."], r"Stir it well\.\n  (cooking|sport|weather) \(\d+%\)"),
     "essay_judge.py": (["--count", "1", "--max-tokens", "16"], r"grade: [1-5]\.\d of 5\n(  \w+: .*\n){3}"),
     "hellaswag.py": (
         ["--count", "2", "--shots", "1"],
@@ -38,13 +38,14 @@ RUNS = {
     ),
     "multi_chain.py": (["--chains", "2", "--max-tokens", "16"], r"  2: .*\nanswer: -?\d+; right: \d+"),
     "rag.py": (["--count", "2"], r"\[.+, which (supports|does not support) it\]\n  right: .+"),
-    "react.py": (["--steps", "1"], r"Thought: .*\nAction: \w+\n.*answer: .*\(right: .+\)"),
+    "react.py": ([], r"Thought: .*\nSearch: .*\nObservation: .*\nAnswer: .*\(right: .+\)"),
     "skeleton_of_thought.py": (["--count", "2", "--max-tokens", "16"], r"(\* .*\n    .*)+"),
     "sync_flavour.py": ([], r"capital of France\?.+\n.*\|\n1\. .*\n2\. .*"),
+    "tools.py": ([], r"Action: add\nAction Input: \{.*\}\nObservation: \d+\n.*as a number: \d+"),
     "tree_of_thought.py": (["--max-tokens", "12"], r"(  [01]\.\d\d .*\n){9}answer: -?\d+; right: \d+"),
     "typed.py": (
         [],
-        r"people +\d+\n  mood +'(calm|angry|glad)'\n  things +\[.*\]\n.*currency +'(euros|dollars)'",
+        r"age +\d+\n  way +'(plane|ferry)'\n  cities +\[.*\]\n  date +datetime.date\(.*currency +'(euros|crowns)'",
     ),
     "unit_test.py": ([], r"test_a_complaint\w+: passed\n.*test_a_question\w+: passed"),
 }

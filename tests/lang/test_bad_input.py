@@ -423,7 +423,7 @@ async def test_a_program_that_is_called_wrongly() -> None:
         s += name
 
     with pytest.raises(sgl.InvalidPrimitive, match=r"greets: .*'nam'"):
-        await greets.run(nam="Ada", backend=sgl.Mock([]))  # type: ignore[call-arg]
+        await greets.run(nam="Ada", backend=sgl.Mock([]))
 
 
 def test_a_program_without_a_state() -> None:

@@ -17,6 +17,7 @@ import inspect
 import io
 import linecache
 import pkgutil
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -27,10 +28,14 @@ import pytest
 
 import sgl_actors as sgl
 import sgl_actors.lang
+from sgl_actors import compat
 from sgl_actors.lang.backends.mock import MockCall
+from sgl_actors.lang.threaded.loop import background
 
 FILE = Path(__file__).with_name("public_api.txt")
 NAMES = sorted(name for name in sgl.__all__ if name != "__version__")
+SYNC = "sgl_actors.lang.threaded."
+"""Modules of the sync flavour: their examples use its names, and no `await`."""
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 OUTSIDE_LANG = ("sgl_actors.actors.programs.mock", "sgl_actors.actors.programs.runtime", "sgl_actors.errors")
 """Modules beside `lang` whose names are public."""
@@ -39,41 +44,72 @@ OUTSIDE_LANG = ("sgl_actors.actors.programs.mock", "sgl_actors.actors.programs.r
 # -- names and signatures ---------------------------------------------------------------------------------
 
 
+class Annotation:
+    """An annotation as it is written, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
 def described(name: str, thing: Any) -> Iterator[str]:
     """Lines of one public name."""
     if inspect.isclass(thing):
         bases = ", ".join(base.__name__ for base in thing.__bases__ if base is not object)
-        yield f"class {name}" + (f"({bases})" if bases else "") + f": {signature(thing)}"
-        for member in sorted(dir(thing)):
-            if not member.startswith("_") and (line := member_line(thing, member)):
-                yield f"    {line}"
+        yield f"class {name}({bases}):" if bases else f"class {name}:"
+        yield f"    __init__{signature(thing)}"
+        yield from (f"    {line}" for member in sorted(dir(thing)) if (line := member_of(thing, member)))
     elif callable(thing):
-        yield f"{'async ' * inspect.iscoroutinefunction(thing)}def {name}{signature(thing)}"
+        yield f"{function_word(thing)} {name}{signature(thing)}"
     else:
         yield f"{name}: {type(thing).__name__}"
 
 
-def member_line(cls: type, name: str) -> str:
+def member_of(cls: type, name: str) -> str:
     """A public member, "" for what Python or a library of others has given it."""
     home = next(one for one in cls.__mro__ if name in one.__dict__)
-    if not home.__module__.startswith("sgl_actors"):
+    if name.startswith("_") or not home.__module__.startswith("sgl_actors"):
         return ""
     value = inspect.getattr_static(cls, name)
-    value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-    return f"{name}{signature(value)}" if inspect.isfunction(value) else name
+    if isinstance(value, str | int):
+        return f"{name} = {value!r}"
+    return f"{function_word(value)} {name}{signature(value)}" if inspect.isfunction(value) else name
+
+
+def function_word(function: Any) -> str:
+    """How its definition begins."""
+    return "async def" if inspect.iscoroutinefunction(function) else "def"
 
 
 def signature(thing: Any) -> str:
     """The signature as it is written; "(…)" where Python knows none."""
     try:
-        return str(inspect.signature(thing)).replace("'", '"')
+        found = inspect.signature(thing)
     except (TypeError, ValueError):
         return "(…)"
+    parameters = [
+        one.replace(annotation=Annotation(one.annotation)) if isinstance(one.annotation, str) else one
+        for one in found.parameters.values()
+    ]
+    returns = found.return_annotation
+    shown = found.replace(
+        parameters=parameters,
+        return_annotation=Annotation(returns) if isinstance(returns, str) else returns,
+    )
+    return re.sub(r" at 0x\w+", "", str(shown))
 
 
 def public_api() -> str:
     """What `public_api.txt` should hold."""
-    return "".join(f"{line}\n" for name in NAMES for line in described(name, getattr(sgl, name)))
+    lines: list[str] = []
+    for module in (sgl, compat):
+        lines += [f"# {module.__name__}", ""]
+        for name in sorted(module.__all__):
+            lines += described(name, getattr(module, name))
+        lines.append("")
+    return "\n".join(lines)
 
 
 def test_the_public_api_is_the_one_that_is_checked_in() -> None:
@@ -83,10 +119,10 @@ def test_the_public_api_is_the_one_that_is_checked_in() -> None:
 
 def test_all_names_can_be_imported_and_are_listed_once() -> None:
     """`__all__` is sorted, has no name twice, and `dir()` knows them."""
-    assert len(set(sgl.__all__)) == len(sgl.__all__)
-    assert set(sgl.__all__) <= set(dir(sgl))
-    for name in sgl.__all__:
-        assert getattr(sgl, name) is not None
+    for module in (sgl, compat):
+        assert sorted(module.__all__) == list(module.__all__)
+        assert len(set(module.__all__)) == len(module.__all__)
+        assert set(module.__all__) <= set(dir(module))
 
 
 # -- docstrings -------------------------------------------------------------------------------------------
@@ -106,13 +142,15 @@ def modules() -> Iterator[types.ModuleType]:
         yield importlib.import_module(name)
 
 
-def examples() -> Iterator[Any]:
+def examples(*, sync: bool) -> list[Any]:
     """Every docstring with an example."""
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for module in modules():
-        for test in finder.find(module):
-            if test.examples:
-                yield pytest.param(test, id=test.name.removeprefix("sgl_actors."))
+    found = (test for module in modules() for test in finder.find(module) if test.examples)
+    return [
+        pytest.param(test, id=test.name.removeprefix("sgl_actors."))
+        for test in found
+        if test.name.startswith(SYNC) == sync
+    ]
 
 
 def answer(call: MockCall) -> Any:
@@ -120,21 +158,42 @@ def answer(call: MockCall) -> Any:
     return call.choices[0] if call.choices else "Paris"
 
 
-@pytest.mark.parametrize("test", list(examples()))
+@pytest.mark.parametrize("test", examples(sync=False))
 async def test_the_example_of_a_docstring(test: doctest.DocTest) -> None:
     """It prints what stands below each line; it knows all public names, may await, and its default backend is a mock."""
     known = {**test.globs, **{name: getattr(sgl, name) for name in NAMES}, "sgl": sgl}
     sgl.set_default_backend(sgl.Mock(answer))
     try:
         for number, example in enumerate(test.examples):
-            found = await outcome(example.source, known, f"<{test.name}[{number}]>")
-            want = example.want if example.exc_msg is None else example.exc_msg
-            right = doctest.OutputChecker().check_output(want, found, FLAGS)
-            assert right, (
-                f"{test.name}, line {example.lineno + 1}: {example.source}expected {want!r}, found {found!r}"
-            )
+            check(test, example, await outcome(example.source, known, f"<{test.name}[{number}]>"))
     finally:
         sgl.set_default_backend(None)
+
+
+@pytest.mark.parametrize("test", examples(sync=True))
+def test_the_example_of_a_docstring_of_the_sync_flavour(test: doctest.DocTest) -> None:
+    """The same with the names of `sgl_actors.compat`."""
+    known = {**test.globs, **{name: getattr(compat, name) for name in compat.__all__}, "sgl": compat}
+    mock = sgl.Mock(answer)
+    compat.set_default_backend(mock)
+    try:
+        for example in test.examples:
+            coroutine = outcome(example.source, known, f"<{test.name}>")
+            with pytest.raises(StopIteration) as done:
+                coroutine.send(None)
+            check(test, example, done.value.value)
+    finally:
+        compat.set_default_backend(None)
+        background.wait(mock.close)
+
+
+def check(test: doctest.DocTest, example: doctest.Example, found: str) -> None:
+    """That an example has said what it should."""
+    want = example.want if example.exc_msg is None else example.exc_msg
+    right = doctest.OutputChecker().check_output(want, found, FLAGS)
+    assert right, (
+        f"{test.name}, line {example.lineno + 1}: {example.source}expected {want!r}, found {found!r}"
+    )
 
 
 async def outcome(source: str, known: dict[str, Any], name: str) -> str:

@@ -30,9 +30,8 @@ FREE = [
 
 
 def constrained(constraint: Constraint, **options: Any) -> Sampling:
-    return Sampling(
-        **({"seed": 1, "temperature": 0.0, "end_ids": (EOS,), "constraint": constraint} | options)
-    )
+    fields: dict[str, Any] = {"seed": 1, "temperature": 0.0, "end_ids": (EOS,), **options}
+    return Sampling(**fields, constraint=constraint)
 
 
 def runner(*, known: bool = True) -> ModelRunner:

@@ -18,10 +18,12 @@ def use_node(url: str | None, name: str | None) -> None:
     """
     import sgl_actors
     from sgl_actors.cli.node import find
+    from sgl_actors.lang.threaded.config import global_config
 
     if url is not None and name is not None:
         raise ConfigError("--url and --node: one of them says where to run")
-    sgl_actors.connect(find(name, None).endpoint if url is None else url)
+    connection = sgl_actors.connect(find(name, None).endpoint if url is None else url)
+    global_config.default_backend = sgl_actors.Connection(connection.endpoint, connection.key)
 
 
 def run_file(file: Path, arguments: list[str]) -> int:
