@@ -37,7 +37,7 @@ RUNS = {
         r"which is (right|wrong)\n.*accuracy: \d+% of 4.*\n[1-9][\d,]* of [\d,]+ prompt tokens",
     ),
     "multi_chain.py": (["--chains", "2", "--max-tokens", "16"], r"  2: .*\nanswer: -?\d+; right: \d+"),
-    "rag.py": (["--count", "2"], r"\[.+, which (supports|does not support) it\]\n  right: .+"),
+    "rag.py": (["--count", "1"], r"\[.+, which (supports|does not support) it\]\n  right: .+"),
     "react.py": ([], r"Thought: .*\nSearch: .*\nObservation: .*\nAnswer: .*\(right: .+\)"),
     "skeleton_of_thought.py": (["--count", "2", "--max-tokens", "16"], r"(\* .*\n    .*)+"),
     "sync_flavour.py": ([], r"capital of France\?.+\n.*\|\n1\. .*\n2\. .*"),

@@ -291,16 +291,16 @@ async def test_joins(client: FakeClient, backend: Backend) -> None:
         second += ["a" + sgl.gen("z"), "b" + sgl.gen("z")]
         texts = await second.join("concate_and_append")
         third = s.fork(1)
-        third[0] += sgl.gen("x")
+        third[0] += sgl.gen("w")
         with pytest.raises(sgl.InvalidPrimitive):
             third.join("x", mode="nonsense")
-        assert await third.join("gather_variable") == {"x": ["!!"]}
+        assert await third.join("gather_variable") == {"w": ["!!"]}
         return both, texts, await s["y"], await second[1]["z"], await second[0].text()
 
     state = await program.run()
     assert state.value == ({"x": ["0!", "1!"], "y": ["!!", "!!"]}, ["aa!", "bb!"], ["!!", "!!"], "b!", "paa!")
     assert state.text() == "paa!bb!"
-    assert state["x"] == ["!!"]
+    assert state["w"] == ["!!"]
 
 
 async def test_join_asks_for_a_variable_that_a_branch_lacks(client: FakeClient, backend: Backend) -> None:
