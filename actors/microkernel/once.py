@@ -14,8 +14,8 @@ class Once:
         self._happened = False
         self._event: asyncio.Event | None = None
 
-    def set(self) -> None:
-        """It has happened."""
+    def set(self, _: object = None) -> None:
+        """It has happened. The argument is for callbacks that get one."""
         self._happened = True
         if self._event is not None:
             self._event.set()

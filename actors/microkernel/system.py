@@ -154,7 +154,7 @@ class System:
         if parent is not None:
             parent.children[address] = cell
         task = self._group.create_task(cell.run(), name=str(address))
-        task.add_done_callback(lambda _: cell.ended.set())  # also of one that was cancelled before it began
+        task.add_done_callback(cell.ended.set)  # also of one that was cancelled before it began
         return cell
 
     def forget(self, cell: Cell, reason: str) -> None:

@@ -56,6 +56,11 @@ GRACE = 2.0
 class LiveStream:
     """One stream as the body sees it; see `lang.protocols.Stream`."""
 
+    __slots__ = (
+        "_born", "_run", "address", "cancelled", "failure", "forks", "joined", "length", "lines", "outcome", "parent", "path",
+        "place", "seen",
+    )  # fmt: skip
+
     def __init__(
         self, run: LiveRun, path: str, parent: LiveStream | None = None, place: tuple[int, int] = (0, 0)
     ) -> None:
@@ -232,6 +237,10 @@ class LiveStream:
 
 class LiveRun:
     """One run of a program; see `lang.protocols.Run`. `on_end` is told the error code, "" for none."""
+
+    __slots__ = (
+        "__weakref__", "_broken", "_closed", "_end", "_on_end", "_outbox", "_sending", "_waiters", "ctx", "root", "setup", "streams",
+    )  # fmt: skip
 
     def __init__(
         self, context: Context, setup: Setup, on_end: Callable[[str], None] = lambda _code: None

@@ -52,7 +52,7 @@ class Frames:
         return frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Setup:
     """One run of one program.
 
