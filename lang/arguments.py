@@ -52,12 +52,19 @@ def sampling_args(where: str, values: Mapping[str, Any]) -> SamplingArgs:
     Raises:
         InvalidPrimitive: a wrong type, a number that is not finite or out of its range; `param` names it.
     """
-    return SamplingArgs(**{name: _argument(where, name, v) for name, v in values.items() if v is not None})
+    found = SamplingArgs(**{name: _argument(where, name, v) for name, v in values.items() if v is not None})
+    if found.min_tokens is not None and found.max_tokens is not None and found.min_tokens > found.max_tokens:
+        raise InvalidPrimitive(
+            f"{where}: min_tokens is {found.min_tokens}, more than max_tokens, {found.max_tokens}", param="min_tokens"
+        )
+    return found
 
 
 def _argument(where: str, name: str, value: Any) -> Any:
     if name in COUNTS:
         return whole(where, name, value, *COUNTS[name])
+    if name == "top_p" and value == 0:
+        raise InvalidPrimitive(f"{where}: top_p is a number above 0, up to 1, not {value!r}", param=name)
     if name in NUMBERS:
         return number(where, name, value, *NUMBERS[name])
     if name in FLAGS:

@@ -25,11 +25,12 @@ from sgl_actors.lang.batch import AHEAD, check_limit, run_in_order
 from sgl_actors.lang.body import BodyOverdue, run_body
 from sgl_actors.lang.budget import Budget
 from sgl_actors.lang.caller import placed, raised_at
-from sgl_actors.lang.errors import BodyFailed, BudgetExceeded, InvalidPrimitive
+from sgl_actors.lang.errors import BodyFailed, BudgetExceeded, InvalidPrimitive, UnresolvedVariable
 from sgl_actors.lang.finished import FinishedState
 from sgl_actors.lang.graph import Recording, sketch
 from sgl_actors.lang.ir import Expression, Gen, SamplingArgs, check_text
-from sgl_actors.lang.protocols import Run, RunOptions, Runtime, default_runtime
+from sgl_actors.lang.pending import Pending
+from sgl_actors.lang.protocols import Run, RunOptions, Runtime, check_backend, default_runtime
 from sgl_actors.lang.results import describe
 from sgl_actors.lang.state import ProgramState
 
@@ -241,7 +242,7 @@ class Program:
         """
         asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint, budget)
         arguments, run_options = self._prepare(asked, options)
-        run = await (backend or default_runtime()).start(self.name, run_options)
+        run = await check_backend(backend or default_runtime()).start(self.name, run_options)
         try:
             return await self._drive(run, arguments, run_options)
         finally:
@@ -267,7 +268,7 @@ class Program:
         check_name("stream", variable)
         asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint, budget)
         arguments, run_options = self._prepare(asked, options)
-        run = await (backend or default_runtime()).start(self.name, run_options)
+        run = await check_backend(backend or default_runtime()).start(self.name, run_options)
 
         async def drive() -> None:
             try:
@@ -298,7 +299,10 @@ class Program:
 
         async def body() -> Any:
             value = self.body(state, **arguments)
-            return await value if isinstance(value, Awaitable) else value
+            value = await value if inspect.iscoroutine(value) else value
+            if isinstance(value, Pending):
+                raise UnresolvedVariable(f"the body returns {value!r}; write `return await …`")
+            return value
 
         try:
             value = await run_body(body(), run, timeout + GRACE, f"body of program {self.name}")

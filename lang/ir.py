@@ -46,6 +46,15 @@ class Composable:
     def __repr__(self) -> str:
         return f"<{' + '.join(type(node).__name__ for node in self.nodes) or 'nothing'}>"
 
+    def __str__(self) -> str:
+        raise InvalidPrimitive(
+            f"{self!r} inside of an f-string or str(…) would be those letters and generate nothing; write "
+            '"…" + gen(…) + "…"'
+        )
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
 
 class Expression(Composable):
     """Nodes in a row."""
@@ -264,9 +273,18 @@ def as_nodes(value: object) -> tuple[AnyNode, ...]:
         return value.nodes
     if isinstance(value, Node):
         return (cast("AnyNode", value),)
-    raise InvalidPrimitive(
-        f"cannot be part of a prompt: {type(value).__name__} {value!r:.80}; convert it with str(…)"
-    )
+    raise InvalidPrimitive(f"cannot be part of a prompt: {type(value).__name__} {value!r:.80}{_way_out(value)}")
+
+
+def _way_out(value: object) -> str:
+    """What to write instead."""
+    if callable(getattr(value, "constraint", None)):
+        return "; write gen(constraint=…)"
+    if isinstance(value, (list, tuple)):
+        return "; put its items in a row with +"
+    if value is None or callable(value):
+        return ""
+    return "; convert it with str(…)"
 
 
 def check_text(where: str, text: str, param: str | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Generic, NoReturn, TypeVar
 
-from sgl_actors.lang.caller import caller
 from sgl_actors.lang.errors import UnresolvedVariable
 from sgl_actors.lang.ir import AnyNode, Composable, Variable
 from sgl_actors.lang.protocols import Stream
@@ -17,7 +16,6 @@ class Pending:
     """Something that has no value yet. `await` gives it; every use as a value raises `UnresolvedVariable`."""
 
     __slots__ = ("_way_out", "_what")
-    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, what: str, way_out: str | None = None) -> None:
         self._what = what
@@ -27,7 +25,36 @@ class Pending:
         return f"<{self._what}: not awaited>"
 
     def _refuse(self, use: str) -> NoReturn:
-        raise UnresolvedVariable(f"{caller()}: {use} of {self._what} before it has a value{self._way_out}")
+        raise UnresolvedVariable(f"{use} of {self._what} before it has a value{self._way_out}")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):  # what copy, inspect, IPython and so on look for
+            raise AttributeError(name)
+        self._refuse(f".{name}")
+
+    def __int__(self) -> NoReturn:
+        self._refuse("int()")
+
+    def __float__(self) -> NoReturn:
+        self._refuse("float()")
+
+    def __mul__(self, other: object) -> NoReturn:
+        self._refuse("*")
+
+    def __hash__(self) -> NoReturn:
+        self._refuse("hash()")
+
+    def __index__(self) -> NoReturn:
+        self._refuse("use as an index")
+
+    def __sub__(self, other: object) -> NoReturn:
+        self._refuse("-")
+
+    def __truediv__(self, other: object) -> NoReturn:
+        self._refuse("/")
+
+    def __mod__(self, other: object) -> NoReturn:
+        self._refuse("%")
 
     def __bool__(self) -> NoReturn:  # noqa: PLE0304 - that it returns nothing is the point
         self._refuse("truth")

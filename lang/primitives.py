@@ -55,7 +55,6 @@ class GenArguments(TypedDict, total=False):
     """Arguments of `gen` that go with any type of value."""
 
     min_tokens: int | None
-    n: int | None
     stop: str | Sequence[str] | None
     stop_token_ids: Sequence[int] | None
     stop_regex: str | Sequence[str] | None
@@ -82,20 +81,49 @@ class GenArguments(TypedDict, total=False):
 _DTYPES: Final = {"str": str, "int": int, "float": float, "bool": bool}
 
 
+class TextArguments(GenArguments, total=False):
+    """Further arguments of `gen` where the value is text."""
+
+    regex: str | None
+    json_schema: str | Mapping[str, Any] | None
+    constraint: Pattern | None
+
+
+@overload
+def gen(
+    name: str | None = None, max_tokens: int | None = None, *, type: TypeForm[T], **arguments: Unpack[GenArguments]
+) -> Slot[T]: ...
 @overload
 def gen(
     name: str | None = None,
     max_tokens: int | None = None,
     *,
     type: TypeForm[T],
+    n: int,
+    **arguments: Unpack[GenArguments],
+) -> Slot[list[T]]: ...
+@overload
+def gen(
+    name: str | None = None, max_tokens: int | None = None, *, n: int, **arguments: Unpack[TextArguments]
+) -> Slot[list[str]]: ...
+@overload
+def gen(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    *,
+    dtype: builtins.type[T],
     **arguments: Unpack[GenArguments],
 ) -> Slot[T]: ...
+@overload
+def gen(
+    name: str | None = None, max_tokens: int | None = None, *, dtype: str, **arguments: Unpack[GenArguments]
+) -> Slot[Any]: ...
 @overload
 def gen(
     name: str | None = None,
     max_tokens: int | None = None,
     min_tokens: int | None = None,
-    n: int | None = None,
+    n: None = None,
     stop: str | Sequence[str] | None = None,
     stop_token_ids: Sequence[int] | None = None,
     stop_regex: str | Sequence[str] | None = None,
@@ -110,7 +138,7 @@ def gen(
     logprob_start_len: int | None = None,
     top_logprobs_num: int | None = None,
     return_text_in_logprobs: bool | None = None,
-    dtype: builtins.type[Any] | str | None = None,
+    dtype: None = None,
     choices: Sequence[str] | None = None,
     choices_method: str | None = None,
     regex: str | None = None,
@@ -219,7 +247,15 @@ def gen(
     if len(several) > 1:
         raise InvalidPrimitive(f"{where}: only one of {' and '.join(several)} can be given", param=several[1])
     if choices is not None:
-        return select(name, choices, choices_method=choices_method)
+        idle = {
+            "n": n, "stop": stop, "stop_token_ids": stop_token_ids, "stop_regex": stop_regex, "top_p": top_p, "top_k": top_k,
+            "min_p": min_p, "min_tokens": min_tokens, "frequency_penalty": frequency_penalty, "presence_penalty": presence_penalty,
+            "repetition_penalty": repetition_penalty, "logit_bias": logit_bias, "seed": seed, "ignore_eos": ignore_eos,
+        }  # fmt: skip
+        for key, value in idle.items():
+            if value is not None:
+                raise InvalidPrimitive(f"{where}: {key} has no meaning with choices", param=key)
+        return select(name, choices, temperature or 0.0, choices_method)
     if choices_method is not None:
         raise InvalidPrimitive(f"{where}: choices_method needs choices", param="choices_method")
     top = whole(where, "top_logprobs", top_logprobs or top_logprobs_num or 0, 0, MAX_TOP_LOGPROBS)

@@ -13,6 +13,7 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
+from sgl_actors.errors import ConfigError
 from sgl_actors.lang.budget import Budget
 from sgl_actors.lang.errors import ProgramError
 from sgl_actors.lang.ir import AnyNode, Join, Media, SamplingArgs
@@ -182,6 +183,15 @@ class Runtime(Protocol):
 
     async def start(self, name: str, options: RunOptions) -> Run:
         """Begin a run: its root stream is there when this returns."""
+
+
+def check_backend(backend: Runtime) -> Runtime:
+    """The backend; `ConfigError` for what is none."""
+    if not callable(getattr(backend, "start", None)):
+        raise ConfigError(
+            f"backend: {backend!r:.80} is no backend; sgl.connect(URL), sgl.Node(FILE) and sgl.Mock(SCRIPT) are", param="backend"
+        )
+    return backend
 
 
 _factory: list[Callable[[], Runtime]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any, ClassVar, Self, TypeVar, cast, overload
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast, overload
 
 import msgspec
 
@@ -75,6 +75,9 @@ class ProgramState:
         for node in nodes:
             self._names.update(defines(node))
         return self
+
+    def __add__(self, other: object) -> NoReturn:
+        raise InvalidPrimitive("s + …: a state is added to in place; write `s += …`")
 
     @overload
     def __getitem__(self, name: Slot[T]) -> Ref[T]: ...
@@ -186,7 +189,7 @@ class ProgramState:
 
     async def trace(self, prices: Prices | None = None) -> Trace:
         """What the prompt is made of so far, and what it cost."""
-        return Trace(await self._stream.snapshot(), prices=prices)
+        return Trace(await self._stream.snapshot(), f"branch {self._stream.path}", prices=prices)
 
     async def text_async_iter(
         self, var: str | None = None, return_meta_data: bool = False

@@ -144,7 +144,7 @@ class Trace:
         )
         with console.capture() as captured:
             self.print(console)
-        return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     @property
     def usage(self) -> Usage:
@@ -318,8 +318,12 @@ def _line(one: TraceSegment, width: int) -> Text:
     )
     if one.text:
         room = width - line.cell_len - len(numbers) - QUOTES
-        room = room if len(one.text) <= room else room - LENGTH
-        line.append(" " + visible(one.text, max(room, LEAST)))
+        shown = visible(one.text, max(room, LEAST))
+        if len(shown) > room + QUOTES - 1:
+            shown = visible(one.text, max(room - LENGTH, LEAST))
+        if len(shown) > room + QUOTES - 1:  # a narrow terminal: the numbers matter more than the length
+            shown = visible(one.text, max(room - 1, 1)).removesuffix(f" ({len(one.text):,} characters)")
+        line.append(f" {shown}")
     return line.append(numbers, "dim")
 
 

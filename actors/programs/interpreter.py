@@ -20,6 +20,7 @@ from sgl_actors.lang.prompt import Prompt
 from sgl_actors.lang.protocols import Call
 from sgl_actors.lang.sampling import derive_seed, resolve
 from sgl_actors.lang.shape import decoder_of, parts_of
+from sgl_actors.lang.together import together
 
 TAIL = 64
 """Characters of a prompt, about 16 tokens, that are not worth a call of their own before a fork."""
@@ -42,7 +43,7 @@ async def generate(
     if node.count == 1:
         await first.run(emit)
     else:
-        await all_of([one.run(emit if one is first else _ignore) for one in asks])
+        await together([one.run(emit if one is first else _ignore) for one in asks])
     for one in asks:
         stream.count(*one.tokens)
     stream.computed = len(prompt) + len(first.text)
@@ -189,16 +190,6 @@ def ask(setup: Setup, sampling: SamplingOptions, **fields: Any) -> Generate:
         priority=setup.priority,
         **fields,
     )
-
-
-async def all_of(coroutines: list[Any]) -> list[Any]:
-    """Results of all; the first error cancels the rest and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors.exceptions[0].__cause__
-    return [task.result() for task in tasks]
 
 
 class _Chunks(AsyncIterator[Chunk]):

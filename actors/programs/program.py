@@ -278,13 +278,15 @@ class LiveRun:
         """Seconds until the program's deadline; `DeadlineExceeded` when it has passed."""
         left = self.setup.deadline + GRACE - self.ctx.now()
         if left <= 0:
-            raise DeadlineExceeded(f"program {self.setup.name!r}: its time is over")
+            error = self.setup.late()
+            raise type(error)(f"program {self.setup.name!r}: {error.message}")
         return left
 
     def post(self, stream: LiveStream, nodes: Sequence[AnyNode]) -> None:
         """Take nodes for a stream; returns at once."""
         if self._closed:
             raise StreamEnded(f"program {self.setup.name!r} is over and takes nothing more")
+        self.left()  # a body that adds for ever and heeds no error ends here
         if len(self._outbox) + len(nodes) > MOST_POSTED:
             raise BudgetExceeded(
                 f"more than {MOST_POSTED:,} primitives were added without waiting for anything; `await s.sync()` now and then"

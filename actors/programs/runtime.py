@@ -14,7 +14,7 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
@@ -22,7 +22,7 @@ from sgl_actors.actors.programs.program import LiveRun
 from sgl_actors.actors.programs.setup import Frames, Setup
 from sgl_actors.errors import ConfigError
 from sgl_actors.lang.budget import Books
-from sgl_actors.lang.protocols import Client, RunOptions
+from sgl_actors.lang.protocols import Client, RunOptions, check_backend
 
 PROGRAMS = "programs"
 KEY_VARIABLE = "SGL_ACTORS_API_KEY"
@@ -289,7 +289,7 @@ def set_default_backend(backend: Backend | None) -> None:
     Example:
         >>> set_default_backend(Mock(["Paris"]))
     """
-    _stack[:] = [] if backend is None else [backend]
+    _stack[:] = [] if backend is None else [cast("Backend", check_backend(backend))]
 
 
 async def flush_cache(backend: Backend | None = None) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sgl_actors.actors.cache.messages import DEFAULT
-from sgl_actors.actors.programs.interpreter import all_of, ask, check_media
+from sgl_actors.actors.programs.interpreter import ask, check_media
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
 from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions, Tokenize
@@ -23,6 +23,7 @@ from sgl_actors.lang.choices import (
 from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.ir import ConstantText, Select
 from sgl_actors.lang.protocols import Call
+from sgl_actors.lang.together import together
 
 
 async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> str:
@@ -46,7 +47,7 @@ async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> 
         asks += [(ids[start:], 0) for ids in wholes]
     media = tuple(item for _, _, item in stream.prompt.media)
     call = partial(Call, "select", node.name or "", stream.path, stream.position, node.choices, media=media)
-    chunks = await all_of([_score(*one, setup, timeout, call(part=part)) for part, one in enumerate(asks)])
+    chunks = await together([_score(*one, setup, timeout, call(part=part)) for part, one in enumerate(asks)])
     for chunk in chunks:
         stream.count(chunk.prompt_tokens, chunk.cached_tokens, 0)
     after, bare = chunks[: len(wholes)], chunks[len(wholes) :]
@@ -64,7 +65,7 @@ async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> 
 async def _tokens(texts: list[str], setup: Setup) -> list[list[int]]:
     """Token ids of each text."""
     asks = [Tokenize(text, tenant=DEFAULT, salt=setup.cache_salt) for text in texts]
-    return [answer.token_ids for answer in await all_of([setup.client.tokenize(one) for one in asks])]
+    return [answer.token_ids for answer in await together([setup.client.tokenize(one) for one in asks])]
 
 
 async def _score(tokens: list[int], start: int, setup: Setup, timeout: float, call: Call) -> Chunk:

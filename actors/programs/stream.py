@@ -78,7 +78,7 @@ class Stream:
         self._steps: list[Step] = []
         self._lost: list[Step] = []
         self._length = 0
-        self._places: dict[str, tuple[int, int, str]] = {}
+        self._places: dict[str, tuple[int, int, str, int]] = {}
 
     def __repr__(self) -> str:
         return f"<Stream {self.path} of {self.program}: {self._length} nodes, {len(self._steps)} to do>"
@@ -148,7 +148,7 @@ class Stream:
     def generated(self, name: str | None, text: str) -> None:
         """Add what the model wrote; of a variable, it is known where it stands."""
         if name is not None:
-            self._places[name] = (*self.prompt.place, text)
+            self._places[name] = (*self.prompt.place, text, len(self.added))
         self.write(ConstantText(text))
 
     def define(
@@ -167,12 +167,11 @@ class Stream:
     def separate(self, node: SeparateReasoning) -> None:
         """Take the reasoning out of its variables and out of the prompt, the last one first."""
         for name in reversed(node.names):
-            turn, start, text = self._places[name]
+            turn, start, text, index = self._places[name]
             reasoning, answer = separate(text, node.model)
             cut = len(text) - len(answer)
             self.prompt.cut(turn, start, start + cut)
             self.computed = 0  # it is counted in the text for the model, which is another one now
-            index = max(i for i, one in enumerate(self.added) if one == ConstantText(text))
             self.added[index] = ConstantText(answer)
             self.define(name, answer)
             self.define(name + REASONING, reasoning)

@@ -222,8 +222,13 @@ class StreamActor(Actor):
                         return
                     continue
                 try:
-                    async with asyncio.timeout(self._left()) as self._doing:
-                        await self._do(step)
+                    try:
+                        async with asyncio.timeout(self._left()) as self._doing:
+                            await self._do(step)
+                    finally:
+                        self._doing = None
+                    if self._dropped is not None:  # it came as the node was ending
+                        raise Carried(self._dropped)
                 except TimeoutError:
                     late = self._stream.failure_of(self._setup.late())
                     self._fail(self._dropped or late)
@@ -237,8 +242,6 @@ class StreamActor(Actor):
                 else:
                     self._done(step)
                     await self._show()
-                finally:
-                    self._doing = None
         finally:
             self._running = False
 
@@ -394,7 +397,7 @@ class StreamActor(Actor):
 
     async def _collect(self, fork: int) -> list[Outcome]:
         """Outcomes of a fork's children, which end."""
-        children = self._forks.pop(fork, None)
+        children = self._forks.get(fork)
         if children is None:
             raise InvalidRequest(f"join: node {fork} is no fork, or has been joined")
         timeout = self._left()
@@ -415,6 +418,7 @@ class StreamActor(Actor):
             elif isinstance(answer, BaseException):
                 raise answer
             self.ctx.stop(child, "collected")
+        del self._forks[fork]  # until here a drop goes on to them
         self._stream.branches[fork] = outcomes
         return outcomes
 

@@ -14,9 +14,11 @@ DIGITS: Final = 18
 """Most digits of a whole number, and most after a point."""
 LARGEST: Final = 10**DIGITS - 1
 """Largest whole number where none is stated."""
+DECIMALS: Final = 22
+"""Digits behind the point: as many as the shortest text of a float can have here."""
 INTEGER: Final = rf"-?(?:0|[1-9][0-9]{{0,{DIGITS - 1}}})"
 """A whole number."""
-NUMBER: Final = rf"{INTEGER}(?:\.[0-9]{{1,{DIGITS}}})?(?:[eE][+-]?[0-9]{{1,2}})?"
+NUMBER: Final = rf"{INTEGER}(?:\.[0-9]{{1,22}})?(?:[eE][+-]?[0-9]{{1,2}})?"
 """A number; its exponent has at most two digits."""
 _META: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 

@@ -71,6 +71,14 @@ class Pattern:
     def __ror__(self, other: str) -> Pattern:
         return either(other, self)
 
+    def __str__(self) -> str:
+        raise InvalidPrimitive(
+            f"{self!r:.80} inside of an f-string or str(…) would be those letters; patterns and strings are put in a row with +"
+        )
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
     def named(self, name: str) -> Pattern:
         """The same, whose value becomes the variable `name`.
 

@@ -15,6 +15,7 @@ from sgl_actors.lang.errors import BranchCancelled, InvalidPrimitive
 from sgl_actors.lang.ir import Composable, Expression, Gen, Node, Select, Slot, as_nodes
 from sgl_actors.lang.patterns.result import Candidate, is_failure
 from sgl_actors.lang.state import ProgramState
+from sgl_actors.lang.together import together
 from sgl_actors.lang.typed import InvalidValue
 
 T = TypeVar("T")
@@ -151,16 +152,6 @@ async def settle(
     except BaseException:
         stop("the pattern was cancelled")
         raise
-
-
-async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results of all, which run at once; the first error cancels the rest and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors.exceptions[0].__cause__
-    return [task.result() for task in tasks]
 
 
 async def number_of(where: str, score: Score[T], subject: T) -> float:

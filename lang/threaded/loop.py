@@ -145,6 +145,11 @@ class LoopThread:
         ready.wait()
         self._loop, self._thread, self._pid = loop, thread, os.getpid()
 
+    @property
+    def exiting(self) -> bool:
+        """The interpreter is exiting: programs end with it."""
+        return self._exiting
+
     def _exit(self) -> None:
         if self._pid != os.getpid():
             return

@@ -165,7 +165,8 @@ class Running:
         try:
             await self.run.finish()
         except SglActorsError as error:
-            self._warn(error)
+            if not (isinstance(error, ActorDown) and self.loop.exiting):  # nobody waits for what the exit has cut off
+                self._warn(error)
         else:
             if self.error is not None:
                 self._warn(self.error)

@@ -124,6 +124,8 @@ class HandedStream:
         with self._lock:
             if self._ended:
                 raise StreamEnded(f"{self._ended} and takes nothing more")
+            if self._lost is not None:
+                raise type(self._lost)(self._lost.message, param=self._lost.param)
             number, self.length = self.length, self.length + nodes
             self._loop.post(self._do, do)
         return number
