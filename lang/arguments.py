@@ -55,7 +55,8 @@ def sampling_args(where: str, values: Mapping[str, Any]) -> SamplingArgs:
     found = SamplingArgs(**{name: _argument(where, name, v) for name, v in values.items() if v is not None})
     if found.min_tokens is not None and found.max_tokens is not None and found.min_tokens > found.max_tokens:
         raise InvalidPrimitive(
-            f"{where}: min_tokens is {found.min_tokens}, more than max_tokens, {found.max_tokens}", param="min_tokens"
+            f"{where}: min_tokens is {found.min_tokens}, more than max_tokens, {found.max_tokens}",
+            param="min_tokens",
         )
     return found
 

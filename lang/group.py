@@ -31,6 +31,7 @@ class ProgramGroup:
 
     def __init__(self, parent: ProgramState, number: int, states: list[ProgramState]) -> None:
         self._parent, self._number, self._states = parent, number, states
+        self._joined = False
 
     def __len__(self) -> int:
         return len(self._states)
@@ -89,8 +90,11 @@ class ProgramGroup:
             raise InvalidPrimitive(
                 f"join: {APPEND} needs branches that leave turns open or closed as the parent does"
             )
+        if self._joined:
+            raise InvalidPrimitive("join: these branches have been joined already; fork anew")
         node = Join(self._number, name, mode, flag("join", "return_exceptions", return_exceptions))
         number = stream.join(node, [state._stream for state in self._states], caller())  # noqa: SLF001
+        self._joined = True
         if mode == GATHER:
             self._parent._names.update({name} if name else set().union(*(s._names for s in self._states)))  # noqa: SLF001
         return Joined(stream, number)

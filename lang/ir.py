@@ -273,7 +273,9 @@ def as_nodes(value: object) -> tuple[AnyNode, ...]:
         return value.nodes
     if isinstance(value, Node):
         return (cast("AnyNode", value),)
-    raise InvalidPrimitive(f"cannot be part of a prompt: {type(value).__name__} {value!r:.80}{_way_out(value)}")
+    raise InvalidPrimitive(
+        f"cannot be part of a prompt: {type(value).__name__} {value!r:.80}{_way_out(value)}"
+    )
 
 
 def _way_out(value: object) -> str:

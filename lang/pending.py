@@ -41,10 +41,10 @@ class Pending:
     def __mul__(self, other: object) -> NoReturn:
         self._refuse("*")
 
-    def __hash__(self) -> NoReturn:
+    def __hash__(self) -> NoReturn:  # noqa: PLE0309
         self._refuse("hash()")
 
-    def __index__(self) -> NoReturn:
+    def __index__(self) -> NoReturn:  # noqa: PLE0305
         self._refuse("use as an index")
 
     def __sub__(self, other: object) -> NoReturn:

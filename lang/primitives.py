@@ -91,7 +91,11 @@ class TextArguments(GenArguments, total=False):
 
 @overload
 def gen(
-    name: str | None = None, max_tokens: int | None = None, *, type: TypeForm[T], **arguments: Unpack[GenArguments]
+    name: str | None = None,
+    max_tokens: int | None = None,
+    *,
+    type: TypeForm[T],
+    **arguments: Unpack[GenArguments],
 ) -> Slot[T]: ...
 @overload
 def gen(

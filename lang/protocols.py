@@ -189,7 +189,8 @@ def check_backend(backend: Runtime) -> Runtime:
     """The backend; `ConfigError` for what is none."""
     if not callable(getattr(backend, "start", None)):
         raise ConfigError(
-            f"backend: {backend!r:.80} is no backend; sgl.connect(URL), sgl.Node(FILE) and sgl.Mock(SCRIPT) are", param="backend"
+            f"backend: {backend!r:.80} is no backend; sgl.connect(URL), sgl.Node(FILE) and sgl.Mock(SCRIPT) are",
+            param="backend",
         )
     return backend
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 from sgl_actors.lang.arguments import whole
 from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.ir import Slot
-from sgl_actors.lang.patterns.asking import ask, opened
+from sgl_actors.lang.patterns.asking import ask, given_up, opened
 from sgl_actors.lang.patterns.result import Candidate, Result, conclude
 from sgl_actors.lang.primitives import assistant_end, gen, select
 from sgl_actors.lang.state import MAX_BRANCHES, ProgramState
@@ -138,21 +138,22 @@ async def react(
     if answer.name is None:
         raise InvalidPrimitive("react: finish is a gen with a name", param="finish")
     ((branch, turns),) = await opened(s, 1)
-    ask(branch, instructions(question, known.values()), turns=turns, lead="")
-    loop = _Loop(branch, known, whole("react", "parallel", parallel, 1, MAX_BRANCHES), max_tokens)
-    steps: list[Step] = []
-    finished = False
-    while not finished and len(steps) < last:
-        thought, calls = await loop.step(len(steps) + 1)
-        finished = not calls
-        if calls:
-            found = await call_all(
-                known.values(), calls, max_concurrency=parallel, timeout=timeout, max_text=max_text
-            )
-            branch += " " + "\nObservation: ".join(one.text for one in found) + "\n"
-            steps.append(Step(thought, found))
-    branch += "Answer: " + answer + (assistant_end() if turns else "")
-    candidate = Candidate(branch, await branch[answer.name])
+    with given_up([branch]):
+        ask(branch, instructions(question, known.values()), turns=turns, lead="")
+        loop = _Loop(branch, known, whole("react", "parallel", parallel, 1, MAX_BRANCHES), max_tokens)
+        steps: list[Step] = []
+        finished = False
+        while not finished and len(steps) < last:
+            thought, calls = await loop.step(len(steps) + 1)
+            finished = not calls
+            if calls:
+                found = await call_all(
+                    known.values(), calls, max_concurrency=parallel, timeout=timeout, max_text=max_text
+                )
+                branch += " " + "\nObservation: ".join(one.text for one in found) + "\n"
+                steps.append(Step(thought, found))
+        branch += "Answer: " + answer + (assistant_end() if turns else "")
+        candidate = Candidate(branch, await branch[answer.name])
     result = await conclude(candidate, [candidate])
     return Reaction(result.value, candidate, [candidate], result.usage, result.added, steps, finished)
 

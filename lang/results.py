@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -160,8 +160,20 @@ def unknown(name: str, program: str, stream: str, known: Iterable[str]) -> Failu
     )
 
 
+EACH: Final = "each:"
+"""Before the adapters of a list's items, as JSON."""
+
+
+def each(adapters: Sequence[str]) -> str:
+    """The adapter of a list whose items have adapters of their own."""
+    return EACH + msgspec.json.encode(adapters).decode()
+
+
 def restore(value: Any, adapter: str) -> Any:
     """The value that a text stands for, or values of a list of texts; what has no adapter (here) stays as it is."""
+    if adapter.startswith(EACH):
+        keys: list[str] = msgspec.json.decode(adapter.removeprefix(EACH), type=list[str])
+        return [restore(item, key) for item, key in zip(value, keys, strict=True)]
     decode = decoder_of(adapter) if adapter else None
     if decode is None:
         return value

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast, overload
 
 import msgspec
 
-from sgl_actors.errors import SglActorsError
+from sgl_actors.errors import SglActorsError, UnknownVariable
 from sgl_actors.lang.arguments import check_name, check_pin, whole
 from sgl_actors.lang.caller import caller
 from sgl_actors.lang.errors import InvalidPrimitive
@@ -152,7 +152,11 @@ class ProgramState:
     def copy(self) -> Iterator[ProgramState]:
         """A branch to try something in: at the end it is joined, and the variables it has set are this state's, as lists of one."""
         group = self.fork(1)
-        yield group[0]
+        try:
+            yield group[0]
+        except BaseException:
+            group[0].cancel("the block of its copy raised")
+            raise
         group.join()
 
     def cancel(self, reason: str = "") -> None:
@@ -196,10 +200,23 @@ class ProgramState:
     ) -> AsyncGenerator[Any, None]:
         """The next variable `var` while it is being written, or the whole prompt as it grows until this state is done with.
 
-        With `return_meta_data`, pairs of text and what the node reported: nothing ({}) until the last pair, whose text is "".
+        What defines `var` has to be added first. With `return_meta_data`, pairs of text and what the node reported: nothing ({}) until
+        the last pair, whose text is "".
         """
         if var is not None:
             check_name("text_iter", var)
+            if var not in self._names:
+                raise UnknownVariable(
+                    f"text_iter({var!r}): nothing added so far defines it; there is: {', '.join(sorted(self._names)) or 'nothing'}"
+                )
+        async with aclosing(self.follow(var, return_meta_data)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def follow(
+        self, var: str | None = None, return_meta_data: bool = False
+    ) -> AsyncGenerator[Any, None]:
+        """As `text_async_iter`, but what defines `var` may also be added later, by another task or thread."""
         async with aclosing(cast("Any", self._stream.listen(var or ""))) as pieces:
             async for piece in pieces:
                 yield (piece, {}) if return_meta_data else piece

@@ -14,9 +14,9 @@ import msgspec
 from sgl_actors.errors import ProgramError, SglActorsError
 from sgl_actors.lang.arguments import MAX_COUNT, MAX_TIMEOUT, number, whole
 from sgl_actors.lang.errors import InvalidPrimitive
-from sgl_actors.lang.patterns.attempts import together
 from sgl_actors.lang.signatures import args_of, parameters_schema, read_docstring, shown
 from sgl_actors.lang.state import MAX_BRANCHES
+from sgl_actors.lang.together import together
 from sgl_actors.lang.typed import InvalidValue
 
 P = ParamSpec("P")

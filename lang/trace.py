@@ -29,7 +29,6 @@ STYLES: Final = {
     "given": ("dim", "#57606a"),
     "generated": ("green", "#1a7f37"),
     "selected": ("magenta", "#8250df"),
-    "forced": ("yellow", "#9a6700"),
     "role": ("cyan", "#0969da"),
     "end": ("cyan dim", "#57606a"),
     "set": ("blue", "#0550ae"),

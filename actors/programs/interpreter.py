@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -40,12 +39,15 @@ async def generate(
     ]
     stream.gens += 1
     first = asks[0]
-    if node.count == 1:
-        await first.run(emit)
-    else:
-        await together([one.run(emit if one is first else _ignore) for one in asks])
-    for one in asks:
-        stream.count(*one.tokens)
+    try:
+        if node.count == 1:
+            await first.run(emit)
+        else:
+            await together([one.run(emit if one is first else _ignore) for one in asks])
+    finally:
+        for one in asks:
+            if one.answered:
+                stream.count(*one.tokens)
     stream.computed = len(prompt) + len(first.text)
     meta = dict(first.meta)
     if node.count > 1:
@@ -62,6 +64,7 @@ class _Ask:
         self._setup, self._node, self._timeout, self._call = setup, node, timeout, call
         self._prompt, self._sampling = prompt, sampling
         self.text = ""
+        self.answered = False
         self.tokens = (0, 0, 0)
         self.meta: dict[str, Any] = {}
 
@@ -69,11 +72,10 @@ class _Ask:
         """Make the call, within the program's budget."""
         asked, books = self._sampling.max_tokens, self._setup.books
         reserved = books.begin(asked)
-        used = reserved or 0
         try:
             last, text = await self._stream(reserved, emit)
-            used = last.completion_tokens
         finally:
+            used = self.tokens[2]  # also of one that was cancelled or failed on its way
             books.end(reserved, used)
         finish = last.finish
         assert finish is not None
@@ -84,7 +86,6 @@ class _Ask:
                 f"the program's budget of {books.budget.tokens} generated tokens ended this text after {used}"
             )
         self.text = text
-        self.tokens = (last.prompt_tokens, self.meta["cached_tokens"], last.completion_tokens)
 
     async def _stream(self, max_tokens: int | None, emit: Callable[[str], None]) -> tuple[Chunk, str]:
         node, setup = self._node, self._setup
@@ -110,6 +111,8 @@ class _Ask:
                 of_prompt += chunk.prompt_logprobs
                 cached = max(cached, chunk.cached_tokens)
                 last = chunk
+                self.answered = True
+                self.tokens = (last.prompt_tokens, cached, last.completion_tokens)
         finish = last.finish
         assert finish is not None
         self.meta = {

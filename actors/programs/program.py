@@ -37,7 +37,7 @@ from sgl_actors.actors.programs.messages import (
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream_actor import StreamActor
 from sgl_actors.actors.tokenizer.messages import Tokenize
-from sgl_actors.errors import DeadlineExceeded, RemoteError, SglActorsError
+from sgl_actors.errors import ActorDown, DeadlineExceeded, RemoteError, SglActorsError
 from sgl_actors.lang.caller import caller
 from sgl_actors.lang.errors import BudgetExceeded, StreamEnded
 from sgl_actors.lang.ir import AnyNode, Fork, Join
@@ -87,10 +87,10 @@ class LiveStream:
             message = f"branch {self.path} has been {ended} and takes nothing more"
             raise StreamEnded(describe(message, self._run.setup.name, "", "", "", line))
         number = self.length
+        self._run.post(self, nodes)
         if line:
             self.lines.append((number, line))
         self.length += len(nodes)
-        self._run.post(self, nodes)
         return number
 
     def cancel(self, reason: str) -> None:
@@ -180,9 +180,25 @@ class LiveStream:
         stream = self._run.ctx.stream(
             self.address, Listen(name), timeout=self._run.left(), trace=self._run.setup.program
         )
-        async with aclosing(cast("Any", stream)) as pieces:
-            async for piece in pieces:
-                yield cast("Piece", piece).text
+        shown = 0
+        try:
+            async with aclosing(cast("Any", stream)) as pieces:
+                async for piece in pieces:
+                    shown += len(cast("Piece", piece).text)
+                    yield cast("Piece", piece).text
+        except ActorDown:
+            outcome = await self._settled()  # it has been collected: what is left is known
+            if outcome is None:
+                raise
+            if name:
+                found = await self._look_up(Read(name, self.length))
+                self._open(msgspec.structs.replace(found, adapters={}))
+                whole = str(found.value)
+            else:
+                self._open(Value(failure=outcome.failure))
+                whole = outcome.text
+            if whole[shown:]:
+                yield whole[shown:]
 
     async def _look_up(self, ask: Read) -> Value:
         outcome = await self._settled()

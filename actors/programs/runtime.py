@@ -13,7 +13,8 @@ import os
 import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, cast
 
 from sgl_actors.actors.microkernel import Context
@@ -71,22 +72,37 @@ class Opened:
         await self.handle.close()
 
 
+@dataclass(slots=True)
+class _Held:
+    """What a backend holds on one event loop. `keeper` closes it when the loop ends."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    opened: Opened | None = None
+    lost: list[Opened] = field(default_factory=list)
+    keeper: AsyncGenerator[None, None] | None = None
+
+
 class Backend:
     """A place where programs run; see `lang.protocols.Runtime`. Opened on first use, or with `async with`.
 
-    A node that has ended is left, and opened anew for the next program.
+    A node that has ended is left, and opened anew for the next program. Event loops in several threads may use it at the same time: each opens it
+    for itself.
     """
 
     def __init__(self, opens: Open, title: str) -> None:
         self._opens, self._title = opens, title
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = asyncio.Lock()
-        self._opened: Opened | None = None
-        self._lost: list[Opened] = []
-        self._keeper: AsyncGenerator[None, None] | None = None
+        self._held: dict[asyncio.AbstractEventLoop, _Held] = {}
 
     def __repr__(self) -> str:
         return f"<{self._title} {'open' if self._opened else 'not open'}>"
+
+    @property
+    def _opened(self) -> Opened | None:
+        """What it holds on this event loop, without one on any."""
+        held = list(self._held.values())
+        with suppress(RuntimeError):
+            held = [one for loop, one in self._held.items() if loop is asyncio.get_running_loop()]
+        return next((one.opened for one in held if one.opened is not None), None)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -98,42 +114,42 @@ class Backend:
 
     async def open(self) -> Opened:
         """Get ready; nothing happens if it is. It is closed when this event loop ends, at the latest."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._lock, self._opened = loop, asyncio.Lock(), None
-            self._lost, self._keeper = [], None
-        async with self._lock:
-            if self._opened is not None and self._opened.handle.gone:
-                self._lost.append(self._opened)
-                self._opened = None
-            for lost in [one for one in self._lost if not one.runs]:
-                self._lost.remove(lost)
+        for ended in [loop for loop in list(self._held) if loop.is_closed()]:
+            self._held.pop(ended, None)
+        held = self._held.setdefault(asyncio.get_running_loop(), _Held())
+        async with held.lock:
+            if held.opened is not None and held.opened.handle.gone:
+                held.lost.append(held.opened)
+                held.opened = None
+            for lost in [one for one in held.lost if not one.runs]:
+                held.lost.remove(lost)
                 await lost.close()
-            if self._opened is None:
+            if held.opened is None:
                 handle, make_client, tells = await self._opens()
                 context = handle.context("client")
                 await asyncio.sleep(0)  # the context's cell takes its first step
                 client = make_client(context)
-                self._opened = Opened(handle, context, client, Frames(client), tells)
+                held.opened = Opened(handle, context, client, Frames(client), tells)
                 _open.add(self)
-                if self._keeper is None:
-                    self._keeper = _keep(self)
-                    await anext(self._keeper)
-            return self._opened
+                if held.keeper is None:
+                    held.keeper = _keep(self)
+                    await anext(held.keeper)
+            return held.opened
 
     async def close(self) -> None:
         """Close it; programs that still run there end with `ActorDown`."""
         while self in _stack:
             _stack.remove(self)
-        _open.discard(self)
-        opened, self._opened = [*self._lost, self._opened], None
-        keeper, self._keeper = self._keeper, None
-        self._lost = []
-        for one in opened:
+        held = self._held.pop(asyncio.get_running_loop(), None)
+        if not self._held:
+            _open.discard(self)
+        if held is None:
+            return
+        for one in [*held.lost, held.opened]:
             if one is not None:
                 await one.close()
-        if keeper is not None:
-            await keeper.aclose()
+        if held.keeper is not None:
+            await held.keeper.aclose()
 
     async def start(self, name: str, options: RunOptions) -> LiveRun:
         """See `Runtime.start`."""
@@ -157,7 +173,7 @@ class Backend:
 
         def tell_end(code: str) -> None:
             opened.runs -= 1
-            if opened.tells and self._opened is opened:
+            if opened.tells and not opened.handle.gone and self._opened is opened:
                 context.cast(PROGRAMS, ProgramEnded(setup.program, code))
 
         if opened.tells:
@@ -271,7 +287,9 @@ async def _keep(backend: Backend) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
-        backend._keeper = None  # noqa: SLF001 - it is this generator, which is ending
+        held = backend._held.get(asyncio.get_running_loop())  # noqa: SLF001 - the same module
+        if held is not None:
+            held.keeper = None  # it is this generator, which is ending
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await backend.close()
 

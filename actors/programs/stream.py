@@ -42,6 +42,15 @@ class Step(NamedTuple):
     node: AnyNode
 
 
+class Past(NamedTuple):
+    """What a variable held before it was written again: from node `number` on."""
+
+    number: int
+    value: Any
+    meta: dict[str, Any] | None
+    adapter: str
+
+
 class Stream:
     """See the module.
 
@@ -79,6 +88,8 @@ class Stream:
         self._lost: list[Step] = []
         self._length = 0
         self._places: dict[str, tuple[int, int, str, int]] = {}
+        self._since: dict[str, int] = {}
+        self._past: dict[str, list[Past]] = {}
 
     def __repr__(self) -> str:
         return f"<Stream {self.path} of {self.program}: {self._length} nodes, {len(self._steps)} to do>"
@@ -156,6 +167,16 @@ class Stream:
     ) -> None:
         """Give a variable a value; nothing without a name."""
         if name is not None:
+            number = self._steps[0].number if self._steps else self._length
+            if name in self.variables and self._since.get(name, -1) < number:
+                past = Past(
+                    self._since.get(name, -1),
+                    self.variables[name],
+                    self.meta.get(name),
+                    self.adapters.get(name, ""),
+                )
+                self._past.setdefault(name, []).append(past)
+            self._since[name] = number
             self.variables[name] = value
             self.own[name] = None
             self.adapters.pop(name, None)
@@ -173,8 +194,14 @@ class Stream:
             self.prompt.cut(turn, start, start + cut)
             self.computed = 0  # it is counted in the text for the model, which is another one now
             self.added[index] = ConstantText(answer)
-            self.define(name, answer)
-            self.define(name + REASONING, reasoning)
+            held, adapter = self.variables[name], self.adapters.get(name, "")
+            if isinstance(held, list):  # several completions
+                pairs = [separate(one, node.model) for one in held]
+                self.define(name, [one for _, one in pairs], adapter=adapter)
+                self.define(name + REASONING, [one for one, _ in pairs])
+            else:
+                self.define(name, answer, adapter=adapter)
+                self.define(name + REASONING, reasoning)
 
     def note(
         self, kind: str, text: str, name: str, before: Usage, begun: float, seconds: float, fork: int
@@ -205,9 +232,23 @@ class Stream:
         """Value of a variable as of `position`, or the `Failure` why there is none. Only when no `definer` is left."""
         lost = any(step.number < position and may_define(step.node, name) for step in self._lost)
         held = self.meta if meta else self.variables
-        if name in held and not lost:
+        past = self._before(name, position)
+        if name in held and not lost and past is None:
             return held[name]
+        if past is not None and not lost and not (meta and past.meta is None):
+            return past.meta if meta else past.value
         return self.failure or unknown(name, self.program, self.path, [*held, *self._promised(position)])
+
+    def adapter(self, name: str, position: int) -> str:
+        """The adapter of a variable's value as of `position`."""
+        past = self._before(name, position)
+        return self.adapters.get(name, "") if past is None else past.adapter
+
+    def _before(self, name: str, position: int) -> Past | None:
+        """What a variable that was written again since held at `position`; None if that is what it holds now."""
+        if self._since.get(name, -1) < position:
+            return None
+        return next((one for one in reversed(self._past.get(name, ())) if one.number < position), None)
 
     def _promised(self, position: int) -> set[str]:
         """Names that nodes before `position` will define."""

@@ -54,7 +54,7 @@ from sgl_actors.lang.ir import (
     SetVariable,
     Variable,
 )
-from sgl_actors.lang.results import Failure, Outcome, unknown
+from sgl_actors.lang.results import Failure, Outcome, each, unknown
 
 
 class Mark(NamedTuple):
@@ -108,7 +108,10 @@ class StreamActor(Actor):
             case Peek():
                 return Tail(self._stream.tail())
             case Listen(name):
-                self._listen(name, request)
+                if self._begun:
+                    self._listen(name, request)
+                else:
+                    self._early.append((message, request))
             case Down():
                 return None  # a child that is gone shows when it is collected
             case _:
@@ -132,7 +135,10 @@ class StreamActor(Actor):
         """What was asked before it was known what this stream inherits."""
         early, self._early = self._early, []
         for ask, asked in early:
-            self._answer(ask, asked)
+            if isinstance(ask, Listen):
+                self._listen(ask.name, asked)
+            else:
+                self._answer(ask, asked)
 
     def _append(self, nodes: list[Any]) -> Appended:
         failed = self._stream.failure
@@ -163,7 +169,7 @@ class StreamActor(Actor):
         match message:
             case Read(name, position, meta):
                 value = self._stream.read(name, position, meta=meta)
-                adapter = "" if meta else self._stream.adapters.get(name, "")
+                adapter = "" if meta else self._stream.adapter(name, position)
                 answer = Value(value, adapters={"": adapter} if adapter else {})
             case Result(number):
                 value = self._results.get(number, self._stream.failure)
@@ -200,8 +206,9 @@ class StreamActor(Actor):
             for child in children:
                 self.ctx.cast(child, Drop(reason))
         if self._doing is not None:
-            self._dropped = failure
-            self._doing.reschedule(0.0)
+            self._dropped = self._dropped or failure
+            if not self._doing.expired():
+                self._doing.reschedule(0.0)
         else:
             self._fail(failure)
 
@@ -222,13 +229,7 @@ class StreamActor(Actor):
                         return
                     continue
                 try:
-                    try:
-                        async with asyncio.timeout(self._left()) as self._doing:
-                            await self._do(step)
-                    finally:
-                        self._doing = None
-                    if self._dropped is not None:  # it came as the node was ending
-                        raise Carried(self._dropped)
+                    await self._attempt(step)
                 except TimeoutError:
                     late = self._stream.failure_of(self._setup.late())
                     self._fail(self._dropped or late)
@@ -244,6 +245,16 @@ class StreamActor(Actor):
                     await self._show()
         finally:
             self._running = False
+
+    async def _attempt(self, step: Step) -> None:
+        """Do a node within the program's time, unless the stream is cancelled meanwhile."""
+        try:
+            async with asyncio.timeout(self._left()) as self._doing:
+                await self._do(step)
+        finally:
+            self._doing = None
+        if self._dropped is not None:  # it came as the node was ending
+            raise Carried(self._dropped)
 
     async def _do(self, step: Step) -> None:
         stream, node = self._stream, step.node
@@ -312,7 +323,10 @@ class StreamActor(Actor):
         stream = self._stream
         while self._audience.follows_prompt and stream.failure is None:
             written = len(stream.added)
-            text = await self._setup.frames.text(stream.prompt)
+            try:
+                text = await self._setup.frames.text(stream.prompt)
+            except SglActorsError:
+                return  # a gen would say so; what the template does not take now it may take with the next turn
             if len(stream.added) == written:  # nothing was done while the template was asked
                 self._audience.show(text + self._audience.text)
                 return
@@ -390,8 +404,10 @@ class StreamActor(Actor):
 
     def _gather(self, name: str, outcomes: list[Outcome]) -> None:
         """Set a variable to the list of the branches' values of it; None where one failed."""
-        adapters = {o.adapters.get(name, "") for o in outcomes if o.failure is None}
-        adapter = adapters.pop() if len(adapters) == 1 else ""
+        adapters = [o.adapters.get(name, "") for o in outcomes if o.failure is None]
+        adapter = adapters[0] if len(set(adapters)) == 1 else ""
+        if any(adapters) and not adapter:
+            adapter = each([o.adapters.get(name, "") for o in outcomes])
         values = [o.variables[name] if o.failure is None else None for o in outcomes]
         self._stream.define(name, values, adapter=adapter)
 
@@ -462,6 +478,8 @@ class StreamActor(Actor):
                     self._fail(self._stream.failure_of(error))
         stream = self._stream
         await self._show()
+        if self._audience.follows_prompt:
+            await self._text()
         self._audience.close(
             lambda name: unknown(name, self._setup.name, stream.path, stream.variables).error()
         )

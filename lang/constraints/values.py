@@ -218,7 +218,7 @@ def integer(low: int | None = None, high: int | None = None) -> Pattern:
 
 
 def number() -> Pattern:
-    """A number as JSON writes it, of at most 18 digits before the point, 18 behind it and 2 in the exponent.
+    """A number as JSON writes it, of at most 18 digits before the point, 22 behind it and 2 in the exponent.
 
     >>> number().named("x").captures("-2.5e3")
     {'x': -2500.0}

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 from sgl_actors.lang.primitives import assistant_begin, user
 from sgl_actors.lang.state import ProgramState
+
+
+@contextmanager
+def given_up(branches: Iterable[ProgramState], reason: str = "the pattern was cancelled") -> Iterator[None]:
+    """Cancel branches that nobody waits for any more, because what is inside raises or is cancelled: the program would wait for them at its end."""
+    try:
+        yield
+    except BaseException:
+        for branch in branches:
+            branch.cancel(reason)
+        raise
 
 
 async def opened(s: ProgramState, count: int) -> list[tuple[ProgramState, bool]]:

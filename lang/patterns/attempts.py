@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -15,7 +15,6 @@ from sgl_actors.lang.errors import BranchCancelled, InvalidPrimitive
 from sgl_actors.lang.ir import Composable, Expression, Gen, Node, Select, Slot, as_nodes
 from sgl_actors.lang.patterns.result import Candidate, is_failure
 from sgl_actors.lang.state import ProgramState
-from sgl_actors.lang.together import together
 from sgl_actors.lang.typed import InvalidValue
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from sgl_actors.lang.arguments import check_choices, whole
 from sgl_actors.lang.errors import InvalidPrimitive
-from sgl_actors.lang.patterns.asking import ask, opened
+from sgl_actors.lang.patterns.asking import ask, given_up, opened
 from sgl_actors.lang.patterns.result import usage_of
 from sgl_actors.lang.primitives import assistant_end, select
 from sgl_actors.lang.results import Usage
@@ -159,8 +159,9 @@ async def _choose(
 ) -> tuple[list[dict[str, float]], list[ProgramState]]:
     """Per question the probabilities of the choices, and the branch it was asked in."""
     branches = await opened(s, len(questions))
-    for (branch, turns), text in zip(branches, questions, strict=True):
-        ask(branch, text, turns=turns)
-        branch += select(JUDGEMENT, choices) + (assistant_end() if turns else "")  # noqa: PLW2901 - adds to it
-    scores = [(await branch.meta(JUDGEMENT))["scores"] for branch, _ in branches]
+    with given_up([branch for branch, _ in branches]):
+        for (branch, turns), text in zip(branches, questions, strict=True):
+            ask(branch, text, turns=turns)
+            branch += select(JUDGEMENT, choices) + (assistant_end() if turns else "")  # noqa: PLW2901 - adds to it
+        scores = [(await branch.meta(JUDGEMENT))["scores"] for branch, _ in branches]
     return [softmax(dict(one)) for one in scores], [branch for branch, _ in branches]

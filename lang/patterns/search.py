@@ -22,7 +22,6 @@ from sgl_actors.lang.patterns.attempts import (
     mean,
     number_of,
     settle,
-    together,
     truth_of,
 )
 from sgl_actors.lang.patterns.policies import (
@@ -36,6 +35,7 @@ from sgl_actors.lang.patterns.policies import (
 )
 from sgl_actors.lang.patterns.result import Candidate, Result, child_of, conclude, is_failure, nothing_valid
 from sgl_actors.lang.state import MAX_BRANCHES, ProgramState
+from sgl_actors.lang.together import together
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sgl_actors.lang import primitives
 from sgl_actors.lang.errors import InvalidPrimitive
@@ -71,11 +71,12 @@ def gen(
         regex = REGEXES[kind]
         if kind in ("int", "float"):
             stop = (*((stop,) if isinstance(stop, str) else stop or ()), *NUMBER_ENDS)
-    return primitives.gen(
+    made: Expression = cast("Any", primitives.gen)(
         name, max_tokens, min_tokens, n, stop, stop_token_ids, stop_regex, temperature, top_p, top_k, min_p,
         frequency_penalty, presence_penalty, ignore_eos, return_logprob, logprob_start_len, top_logprobs_num,
         return_text_in_logprobs, regex=regex, json_schema=json_schema, **arguments,
     )  # fmt: skip
+    return made
 
 
 def gen_int(

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from sgl_actors.errors import ActorDown, ProgramError, SglActorsError, UnknownVariable
+from sgl_actors.lang.caller import asked_at, caller
 from sgl_actors.lang.errors import PrimitiveFailed, StreamEnded
 from sgl_actors.lang.ir import AnyNode, Gen
 from sgl_actors.lang.protocols import Run
@@ -72,6 +73,7 @@ class Running:
             NoValue: what should have defined it failed.
             ProgramError: whatever else has gone wrong.
         """
+        line = asked_at.set(caller())
         try:
             outside = self._outside()
             return self.loop.wait(lambda: self._asked(ask, outside=outside))
@@ -83,6 +85,8 @@ class Running:
         except ProgramError:
             self._heard = True
             raise
+        finally:
+            asked_at.reset(line)
 
     async def follow(
         self, state: LoopState, name: str | None, *, meta: bool = False
@@ -104,7 +108,7 @@ class Running:
     async def _pieces(self, state: LoopState, name: str | None, *, meta: bool) -> AsyncGenerator[Any, None]:
         shown = 0
         try:
-            async with aclosing(state.text_async_iter(name, meta)) as pieces:
+            async with aclosing(state.follow(name, meta)) as pieces:
                 async for piece in pieces:
                     shown += len(piece[0] if meta else piece)
                     yield piece
@@ -135,7 +139,7 @@ class Running:
 
     def abort(self) -> None:
         """The body has ended in a way that nobody goes on from: all that it has begun is cancelled."""
-        self._ending = True
+        self._ending = self._heard = True
         self.root.end(f"program {self.name!r} is over")
         with suppress(StreamEnded):
             self.loop.submit(self.run.close)
@@ -165,7 +169,9 @@ class Running:
         try:
             await self.run.finish()
         except SglActorsError as error:
-            if not (isinstance(error, ActorDown) and self.loop.exiting):  # nobody waits for what the exit has cut off
+            if not (
+                isinstance(error, ActorDown) and self.loop.exiting
+            ):  # nobody waits for what the exit has cut off
                 self._warn(error)
         else:
             if self.error is not None:

@@ -232,14 +232,17 @@ async def test_a_gateway_that_stops_does_not_wait_for_those_who_watch(
 ) -> None:
     """Their streams end at once, and say why."""
     node.history = HISTORY
-    async with asyncio.timeout(10), httpx2.AsyncClient() as client:
-        async with client.stream("GET", url + "/cache/events") as response:
-            lines = response.aiter_lines()
-            async for line in lines:
-                if line.startswith("id: 7-3"):
-                    break
-            service.end_watching()
-            rest = [line async for line in lines if "error" in line]
+    async with (
+        asyncio.timeout(10),
+        httpx2.AsyncClient() as client,
+        client.stream("GET", url + "/cache/events") as response,
+    ):
+        lines = response.aiter_lines()
+        async for line in lines:
+            if line.startswith("id: 7-3"):
+                break
+        service.end_watching()
+        rest = [line async for line in lines if "error" in line]
     assert [json.loads(line.removeprefix("data: "))["error"]["code"] for line in rest] == ["not_ready"]
     assert node.aborting.is_set()
     assert not service.watchers

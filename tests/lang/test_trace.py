@@ -200,4 +200,4 @@ def test_a_trace_needs_no_model() -> None:
         "t = Trace(Outcome('0')); t.json(); t._repr_html_(); print(t); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True)
-    assert done.stdout == b"program\n\n"
+    assert done.stdout == b"program\n"
