@@ -23,7 +23,7 @@ LINES = 60
 RUNS = {
     "chat.py": (
         ["--max-tokens", "12", "What is a bee?", "And a hive?"],
-        r"> And a hive\?\n.*cached prompt tokens per turn: \[0, [1-9]\d*\]",
+        r"> And a hive\?\n.*cached prompt tokens per turn: \[\d, [1-9]\d+\]",
     ),
     "classify.py": (["Stir it well."], r"Stir it well\.\n  (cooking|sport|weather) \(\d+%\)"),
     "essay_judge.py": (["--count", "1", "--max-tokens", "16"], r"grade: [1-5]\.\d of 5\n(  \w+: .*\n){3}"),
