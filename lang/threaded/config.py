@@ -19,6 +19,10 @@ class GlobalConfig:
         spaces_between_special_tokens_in_out: without effect; there are none.
         enable_precache_with_tracing: without effect: the scheduler has one request of a batch compute the prefix that all share.
         enable_parallel_encoding: without effect: joined texts are computed in their place.
+
+    Example:
+        >>> global_config.enable_parallel_encoding
+        True
     """
 
     def __init__(self, fallback: Callable[[], Runtime] = default_runtime) -> None:

@@ -49,6 +49,15 @@ class SglFunction:
         bind_arguments: what it is bound to.
         arg_names: of its body, `s` left out.
         num_api_spec_tokens: kept for backends that call an API by the token.
+
+    Example:
+        >>> @function
+        ... def capital(s, country):
+        ...     s += f"The capital of {country} is" + gen("city")
+        >>> capital.bind(country="France").run()["city"]
+        'Paris'
+        >>> [state["city"] for state in capital.run_batch([{"country": "France"}, ("Italy",)])]
+        ['Paris', 'Paris']
     """
 
     def __init__(

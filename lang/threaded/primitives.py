@@ -119,15 +119,30 @@ def select(
 
 
 def system(expr: object = None) -> Expression:
-    """A system turn, as the model's chat template writes it; an empty one without an expression."""
+    """A system turn, as the model's chat template writes it; an empty one without an expression.
+
+    Example:
+        >>> system("Be brief.") + user("Hello")
+        <RoleBegin + ConstantText + RoleEnd + RoleBegin + ConstantText + RoleEnd>
+    """
     return primitives.role("system", "" if expr is None else expr)
 
 
 def user(expr: object = None) -> Expression:
-    """A user turn; see `system`."""
+    """A user turn; see `system`.
+
+    Example:
+        >>> user("Hello")
+        <RoleBegin + ConstantText + RoleEnd>
+    """
     return primitives.role("user", "" if expr is None else expr)
 
 
 def assistant(expr: object = None) -> Expression:
-    """An assistant turn; what is generated inside continues it. See `system`."""
+    """An assistant turn; what is generated inside continues it. See `system`.
+
+    Example:
+        >>> assistant(gen("answer"))
+        <RoleBegin + Gen + RoleEnd>
+    """
     return primitives.role("assistant", "" if expr is None else expr)

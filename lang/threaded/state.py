@@ -42,6 +42,15 @@ class ProgramState:
 
     Attributes:
         ret_value: what the body returned.
+
+    Example:
+        >>> @function
+        ... def capital(s, country):
+        ...     s += user(f"The capital of {country}?") + assistant(gen("city"))
+        ...     return s["city"].upper()
+        >>> state = capital.run("France")
+        >>> state["city"], state.ret_value
+        ('Paris', 'PARIS')
     """
 
     __iter__: ClassVar[None] = None
@@ -212,7 +221,17 @@ class ProgramState:
 
 
 class ProgramStateGroup:
-    """The branches of one fork. Iterate or index them; `group += x` adds to all of them."""
+    """The branches of one fork. Iterate or index them; `group += x` adds to all of them.
+
+    Example:
+        >>> @function
+        ... def cities(s):
+        ...     forks = s.fork(2)
+        ...     forks += gen("city")
+        ...     forks.join()
+        >>> cities.run()["city"]
+        ['Paris', 'Paris']
+    """
 
     def __init__(self, states: list[ProgramState], src_state: ProgramState, inner: LoopGroup) -> None:
         self.states, self.src_state = states, src_state

@@ -110,6 +110,10 @@ class RuntimeEndpoint(nodes.Connection):
 
     Raises:
         ConfigError: no such address, a key that no request could carry, or `verify`.
+
+    Example:
+        >>> RuntimeEndpoint("http://127.0.0.1:30000")
+        <Connection to http://127.0.0.1:30000 not open>
     """
 
     def __init__(
@@ -175,6 +179,12 @@ class Runtime:
         ConfigError, CheckpointError: what the node said of its settings or its model.
         NotReady: it did not come up.
 
+    Example:
+        >>> def serve(path):
+        ...     runtime = Runtime(model_path=path)
+        ...     set_default_backend(runtime)
+        ...     return runtime.url
+
     Attributes:
         url: of its gateway.
         generate_url: for generating without a program.
@@ -213,18 +223,34 @@ class Runtime:
 
 
 def set_default_backend(backend: Any) -> None:
-    """Have programs run there unless `run(backend=…)` says otherwise; None goes back to a node of this process's own."""
+    """Have programs run there unless `run(backend=…)` says otherwise; None goes back to a node of this process's own.
+
+    Example:
+        >>> set_default_backend(RuntimeEndpoint("http://127.0.0.1:30000"))
+        >>> global_config.default_backend
+        <Connection to http://127.0.0.1:30000 not open>
+    """
     global_config.default_backend = backend
 
 
 def flush_cache(backend: Any = None) -> bool:
-    """Empty a backend's cache, by default the default one's; False if something was running, and nothing was done."""
+    """Empty a backend's cache, by default the default one's; False if something was running, and nothing was done.
+
+    Example:
+        >>> flush_cache()
+        True
+    """
     found: Any = global_config.runtime(backend)
     return background.wait(lambda: nodes.flush_cache(found))
 
 
 def get_server_info(backend: Any = None) -> dict[str, Any]:
-    """What a backend says of itself, by default the default one."""
+    """What a backend says of itself, by default the default one.
+
+    Example:
+        >>> sorted(get_server_info())
+        ['version']
+    """
     found: Any = global_config.runtime(backend)
     if isinstance(found, RuntimeEndpoint):
         return found.get_server_info()
@@ -255,7 +281,15 @@ NEVER: Final = (
 
 
 class OpenAI:
-    """Models behind OpenAI's API; raises `ConfigError`, for programs cannot run there yet."""
+    """Models behind OpenAI's API; raises `ConfigError`, for programs cannot run there yet.
+
+    Example:
+        >>> try:
+        ...     OpenAI("gpt-4o")
+        ... except Exception as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
     why: ClassVar[str] = LATER
 
@@ -264,23 +298,55 @@ class OpenAI:
 
 
 class Anthropic(OpenAI):
-    """Models behind Anthropic's API; raises `ConfigError`, for programs cannot run there yet."""
+    """Models behind Anthropic's API; raises `ConfigError`, for programs cannot run there yet.
+
+    Example:
+        >>> try:
+        ...     Anthropic("claude")
+        ... except Exception as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
 
 class VertexAI(OpenAI):
-    """Models behind Google's API; raises `ConfigError`."""
+    """Models behind Google's API; raises `ConfigError`.
+
+    Example:
+        >>> try:
+        ...     VertexAI("gemini")
+        ... except Exception as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
     why = NEVER
 
 
 class LiteLLM(OpenAI):
-    """Models behind LiteLLM; raises `ConfigError`."""
+    """Models behind LiteLLM; raises `ConfigError`.
+
+    Example:
+        >>> try:
+        ...     LiteLLM("any")
+        ... except Exception as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
     why = NEVER
 
 
 class Crusoe(OpenAI):
-    """Models behind Crusoe's API; raises `ConfigError`."""
+    """Models behind Crusoe's API; raises `ConfigError`.
+
+    Example:
+        >>> try:
+        ...     Crusoe("any")
+        ... except Exception as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
     why = NEVER
 

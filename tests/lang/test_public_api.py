@@ -134,6 +134,12 @@ def test_every_public_name_has_a_docstring_with_an_example(name: str) -> None:
     assert ">>> " in (inspect.getdoc(getattr(sgl, name)) or "")
 
 
+@pytest.mark.parametrize("name", [n for n in compat.__all__ if not isinstance(getattr(compat, n), str)])
+def test_every_name_of_the_sync_flavour_has_one_too(name: str) -> None:
+    """The names of its choice methods and its version are strings, and say what they are."""
+    assert ">>> " in (inspect.getdoc(getattr(compat, name)) or "")
+
+
 def modules() -> Iterator[types.ModuleType]:
     """The language, and what else is public."""
     for found in pkgutil.walk_packages(sgl_actors.lang.__path__, "sgl_actors.lang."):
