@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, cast
 
@@ -99,10 +98,11 @@ class Backend:
     @property
     def _opened(self) -> Opened | None:
         """What it holds on this event loop, without one on any."""
-        held = list(self._held.values())
-        with suppress(RuntimeError):
-            held = [one for loop, one in self._held.items() if loop is asyncio.get_running_loop()]
-        return next((one.opened for one in held if one.opened is not None), None)
+        try:
+            here = self._held.get(asyncio.get_running_loop())
+        except RuntimeError:  # no loop runs
+            here = next((one for one in list(self._held.values()) if one.opened is not None), None)
+        return None if here is None else here.opened
 
     async def __aenter__(self) -> Self:
         await self.open()

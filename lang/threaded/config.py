@@ -21,8 +21,7 @@ class GlobalConfig:
         enable_parallel_encoding: without effect: joined texts are computed in their place.
 
     Example:
-        >>> global_config.enable_parallel_encoding
-        True
+        >>> global_config.verbosity = 0  # 2 prints the text of every run
     """
 
     def __init__(self, fallback: Callable[[], Runtime] = default_runtime) -> None:
