@@ -39,7 +39,7 @@ NUMBERS: Final = {
     "presence_penalty": (-2.0, 2.0),
     "repetition_penalty": (0.01, 100.0),
 }
-FLAGS: Final = frozenset({"ignore_eos", "no_stop_trim", "skip_special_tokens"})
+FLAGS: Final = frozenset({"ignore_eos", "no_stop_trim", "skip_special_tokens", "jump_forward"})
 
 
 def sampling_args(where: str, values: Mapping[str, Any]) -> SamplingArgs:

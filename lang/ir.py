@@ -123,6 +123,7 @@ class SamplingArgs(msgspec.Struct, frozen=True, omit_defaults=True):
     logit_bias: tuple[tuple[int, float], ...] | None = None
     seed: int | None = None
     stop_regex: tuple[str, ...] | None = None
+    jump_forward: bool | None = None
 
 
 class ConstantText(Node, frozen=True):

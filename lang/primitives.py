@@ -72,6 +72,7 @@ class GenArguments(TypedDict, total=False):
     repetition_penalty: float | None
     no_stop_trim: bool | None
     skip_special_tokens: bool | None
+    jump_forward: bool | None
     logit_bias: Mapping[int, float] | None
     seed: int | None
     logprobs: bool
@@ -153,6 +154,7 @@ def gen(
     repetition_penalty: float | None = None,
     no_stop_trim: bool | None = None,
     skip_special_tokens: bool | None = None,
+    jump_forward: bool | None = None,
     logit_bias: Mapping[int, float] | None = None,
     seed: int | None = None,
     logprobs: bool = False,
@@ -188,6 +190,7 @@ def gen(
     repetition_penalty: float | None = None,
     no_stop_trim: bool | None = None,
     skip_special_tokens: bool | None = None,
+    jump_forward: bool | None = None,
     logit_bias: Mapping[int, float] | None = None,
     seed: int | None = None,
     logprobs: bool = False,
@@ -227,6 +230,7 @@ def gen(
         repetition_penalty: 0.01 to 100, divides the logits of tokens seen; 1 is off.
         no_stop_trim: keep the stop string in the text.
         skip_special_tokens: leave special tokens out of the text.
+        jump_forward: append text that a constraint leaves no choice about in one go; without (False) the text is the same and takes longer.
         logit_bias: token id -> value added to its logit.
         seed: 64 bits; fixes the random draw of this gen alone; by default it follows from the program's seed, the stream's path and
             the number of this gen in its stream.
@@ -285,6 +289,7 @@ def gen(
             "ignore_eos": ignore_eos,
             "no_stop_trim": no_stop_trim,
             "skip_special_tokens": skip_special_tokens,
+            "jump_forward": jump_forward,
             "logit_bias": logit_bias,
             "seed": seed,
         },

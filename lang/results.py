@@ -18,23 +18,31 @@ TAIL = 160
 class Usage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Tokens and calls; `cached_tokens` of the prompt tokens were not computed anew.
 
+    The completions took `steps` forward passes: `sampled_tokens` were the model's choice, `forced_tokens` were left no choice by a constraint, and
+    `held_back_tokens` of forced text were left to the model, as they might have been joined with what followed.
+
     Example:
-        >>> Usage(10, 4, 2, 1) + Usage(5, 5, 1, 1)
-        Usage(prompt_tokens=15, cached_tokens=9, completion_tokens=3, calls=2)
+        >>> both = Usage(10, 4, 2, 1) + Usage(5, 5, 1, 1)
+        >>> both.prompt_tokens, both.cached_tokens, both.completion_tokens, both.calls
+        (15, 9, 3, 2)
     """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     calls: int = 0
+    steps: int = 0
+    sampled_tokens: int = 0
+    forced_tokens: int = 0
+    held_back_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.calls + other.calls,
-        )
+        mine, its = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Usage(*(one + two for one, two in zip(mine, its, strict=True)))
+
+    def __sub__(self, other: Usage) -> Usage:
+        mine, its = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Usage(*(one - two for one, two in zip(mine, its, strict=True)))
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -49,6 +57,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         seconds: from when it was the stream's turn to do it until it was done.
         begun: seconds from the program's start.
         fork: of a fork or join, the number of the fork's node.
+        steps, sampled_tokens, forced_tokens, held_back_tokens: as in `Usage`.
     """
 
     kind: str
@@ -61,6 +70,15 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     seconds: float = 0.0
     begun: float = 0.0
     fork: int = -1
+    steps: int = 0
+    sampled_tokens: int = 0
+    forced_tokens: int = 0
+    held_back_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Of the calls that made it."""
+        return Usage(*(getattr(self, name) for name in Usage.__struct_fields__))
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

@@ -214,7 +214,7 @@ def _branch(outcome: Outcome, prices: Prices | None, role: str = "") -> TraceBra
 def _segment(
     one: Segment, kind: str, branches: tuple[TraceBranch, ...], prices: Prices | None
 ) -> TraceSegment:
-    usage = Usage(one.prompt_tokens, one.cached_tokens, one.completion_tokens, one.calls)
+    usage = one.usage
     cost = None if prices is None else prices.of(usage)
     return TraceSegment(kind, one.text, one.name, usage, 1000 * one.seconds, 1000 * one.begun, branches, cost)
 
@@ -254,6 +254,8 @@ def _numbers(one: TraceBranch | TraceSegment) -> str:
     if usage.calls:
         share = f" ({usage.cached_tokens / usage.prompt_tokens:.0%} cached)" if usage.prompt_tokens else ""
         parts = [f"{usage.prompt_tokens:,}{share} + {usage.completion_tokens:,} tok"]
+        if usage.forced_tokens:
+            parts.append(f"{usage.forced_tokens:,} forced")
         if isinstance(one, TraceBranch) or usage.calls > 1:
             parts.append(f"{usage.calls} call{'s' * (usage.calls > 1)}")
     if one.ms >= 0.05:

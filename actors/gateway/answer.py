@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sgl_actors.actors.scheduler.messages import Finish
+from sgl_actors.actors.scheduler.messages import Decoding, Finish
 from sgl_actors.actors.tokenizer.messages import Chunk
 from sgl_actors.actors.worker.messages import TokenLogprob
 
@@ -23,6 +23,7 @@ class Answer:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
+        self.decoding = Decoding()
         self.finish: Finish | None = None
         self._text: list[str] = []
 
@@ -52,6 +53,8 @@ class Answer:
         self.prompt_tokens = chunk.prompt_tokens or self.prompt_tokens
         self.cached_tokens = max(self.cached_tokens, chunk.cached_tokens)
         self.completion_tokens = max(self.completion_tokens, chunk.completion_tokens)
+        if chunk.decoding.steps:
+            self.decoding = chunk.decoding
         if chunk.finish is not None:
             self.finish = chunk.finish
             del self.token_ids[self.completion_tokens :]

@@ -25,9 +25,10 @@ from sgl_actors.actors.gateway.cache_types import (
     UnpinAnswer,
 )
 from sgl_actors.actors.gateway.limits import check_ids, check_pin, check_salt
-from sgl_actors.actors.gateway.openai_chat import parse_messages
 from sgl_actors.actors.gateway.service import Service, exchange_of, reply, service_of
 from sgl_actors.actors.gateway.sse import EventStream, EventWriter, LineWriter, until_gone
+from sgl_actors.actors.gateway.tools import told
+from sgl_actors.actors.gateway.turns import parse_messages
 from sgl_actors.actors.node.client import describe_edge, prompt_counts, split_namespace
 from sgl_actors.actors.tokenizer.messages import Tokenize
 from sgl_actors.errors import InvalidRequest, PinNotFound
@@ -198,9 +199,8 @@ async def _ids(service: Service, body: PinBody, vocabulary: int) -> list[int]:
         ids = body.input_ids
     elif body.messages is not None:
         messages = parse_messages(body.messages)
-        ids = (
-            await service.node.tokenize(Tokenize(messages=messages, add_generation_prompt=False))
-        ).token_ids
+        wanted = Tokenize(messages=messages, add_generation_prompt=False, tools=told(body.tools))
+        ids = (await service.node.tokenize(wanted)).token_ids
     else:
         ids = (await service.node.tokenize(Tokenize(text=body.text))).token_ids
     if not ids:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from sgl_actors.actors.cache.messages import LONGEST_PIN, PIN_NAME, SHORTEST_PIN
-from sgl_actors.actors.gateway.openai_types import ChatTurn, Count
+from sgl_actors.actors.gateway.openai_types import ChatTurn, Count, ToolSpec
 
 Ttl = Annotated[float, Meta(extra_json_schema={"minimum": SHORTEST_PIN, "maximum": LONGEST_PIN})]
 PinName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{PIN_NAME}$"})]
@@ -18,7 +18,7 @@ PinName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{PIN_NAME}$"})]
 class PinBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /cache/pin: exactly one of `text`, `input_ids` and `messages`, and how many seconds to keep it.
 
-    Messages are rendered without the generation prompt, so that every continuation of the chat begins with them. Without a `name`
+    Messages are rendered without the generation prompt, so that every continuation of the chat begins with them; `tools` are told of as in a chat. Without a `name`
     the node draws one; a name that is there already is replaced.
     """
 
@@ -26,6 +26,7 @@ class PinBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str | None = None
     input_ids: list[int] | None = None
     messages: list[ChatTurn] | None = None
+    tools: list[ToolSpec] | None = None
     name: PinName | None = None
     cache_salt: str | None = None
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
+
 from msgspec import UNSET
 
 from sgl_actors.actors.gateway.answer import Answer
+from sgl_actors.actors.gateway.call_reader import Arguments, Call, CallReader, Event, Said
 from sgl_actors.actors.gateway.job import Job
 from sgl_actors.actors.gateway.openai_types import (
     AssistantMessage,
+    Called,
+    CalledDelta,
     ChatChoice,
     ChatChunk,
     ChatCompletion,
@@ -15,6 +21,8 @@ from sgl_actors.actors.gateway.openai_types import (
     ChatLogprobs,
     ChunkChoice,
     Delta,
+    ToolCall,
+    ToolCallDelta,
     TopLogprob,
 )
 from sgl_actors.actors.gateway.pieces import Pieces, finite
@@ -33,13 +41,17 @@ class ChatWriter:
         job: whose answers are written.
         logprobs: whether log probabilities are reported.
         include_usage: a stream ends with the usage.
+        calls: whether tool calls are looked for in the text.
     """
 
-    def __init__(self, service: Service, job: Job, *, logprobs: bool, include_usage: bool) -> None:
+    def __init__(
+        self, service: Service, job: Job, *, logprobs: bool, include_usage: bool, calls: bool = False
+    ) -> None:
         self._service, self._job = service, job
         self._logprobs, self._include_usage = logprobs, include_usage
         self._told = [0] * len(job.answers)
         self._begun = [False] * len(job.answers)
+        self._readers = [CallReader() if calls else None for _ in job.answers]
 
     async def whole(self) -> ChatCompletion:
         """The answer of a finished job."""
@@ -47,9 +59,9 @@ class ChatWriter:
         choices = [
             ChatChoice(
                 answer.index,
-                AssistantMessage(answer.text),
+                self._message(answer),
                 await self._new_logprobs(answer),
-                answer.finish_reason,
+                self._finish_reason(answer),
             )
             for answer in job.answers
         ]
@@ -69,17 +81,60 @@ class ChatWriter:
             if not self._begun[index]:
                 self._begun[index] = True
                 await events.data(self._chunk(ChunkChoice(index, Delta(role="assistant", content=""))))
-            logprobs = await self._new_logprobs(self._job.answers[index])
-            if chunk.text or (logprobs is not None and logprobs.content):
-                await events.data(self._chunk(ChunkChoice(index, Delta(content=chunk.text), logprobs)))
+            answer = self._job.answers[index]
+            logprobs = await self._new_logprobs(answer)
+            deltas = list(self._deltas(index, chunk))
+            if not deltas and logprobs is not None and logprobs.content:
+                deltas = [Delta(content="")]
+            for delta in deltas:
+                await events.data(self._chunk(ChunkChoice(index, delta, logprobs)))
+                logprobs = None
             if chunk.finish is not None:
-                reason = self._job.answers[index].finish_reason
+                reason = self._finish_reason(answer)
                 await events.data(self._chunk(ChunkChoice(index, Delta(), finish_reason=reason)))
 
         await self._job.run(take)
         if self._include_usage:
             await events.data(self._chunk(None))
         await events.done()
+
+    def _read(self, index: int, text: str, *, last: bool) -> list[Event]:
+        reader = self._readers[index]
+        if reader is None:
+            return [Said(text)] if text else []
+        return reader.feed(text, last=last)
+
+    def _message(self, answer: Answer) -> AssistantMessage:
+        text, calls = "", []
+        for event in self._read(answer.index, answer.text, last=True):
+            match event:
+                case Said(piece):
+                    text += piece
+                case Call(_, name):
+                    calls.append(ToolCall(_call_id(), Called(name, "")))
+                case Arguments(number, piece):
+                    call = calls[number]
+                    arguments = f"{call.function.arguments}{piece}"
+                    calls[number] = ToolCall(call.id, Called(call.function.name, arguments))
+        if not calls:
+            return AssistantMessage(text)
+        return AssistantMessage(text if text.strip() else None, tool_calls=calls)
+
+    def _deltas(self, index: int, chunk: Chunk) -> Iterator[Delta]:
+        for event in self._read(index, chunk.text, last=chunk.finish is not None):
+            match event:
+                case Said(piece):
+                    yield Delta(content=piece)
+                case Call(number, name):
+                    yield Delta(tool_calls=[ToolCallDelta(number, CalledDelta(name), _call_id(), "function")])
+                case Arguments(number, piece):
+                    yield Delta(tool_calls=[ToolCallDelta(number, CalledDelta(arguments=piece))])
+
+    def _finish_reason(self, answer: Answer) -> str | None:
+        """Why it ended; `tool_calls` after calls, unless the last was cut off."""
+        reader = self._readers[answer.index]
+        called = reader is not None and reader.calls > 0 and reader.is_complete
+        return "tool_calls" if called and answer.finish_reason == "stop" else answer.finish_reason
 
     async def _new_logprobs(self, answer: Answer) -> ChatLogprobs | None:
         if not self._logprobs:
@@ -112,3 +167,7 @@ def chat_logprob(entry: TokenLogprob, pieces: Pieces) -> ChatLogprob:
     return ChatLogprob(
         pieces.label(entry.token_id), finite(entry.logprob), list(pieces.raw(entry.token_id)), top
     )
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"

@@ -16,10 +16,11 @@ from typing import cast
 import msgspec
 
 from sgl_actors.actors.cache.messages import DEFAULT
+from sgl_actors.actors.gateway.constraints import FREE, Asked
 from sgl_actors.actors.gateway.errors import first_of
 from sgl_actors.actors.gateway.upstream import Upstream
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Chunk, Generate, SamplingOptions
-from sgl_actors.errors import error_class
+from sgl_actors.errors import InvalidRequest, error_class
 
 LONG_TEXT = 512
 LONG_IDS = 128
@@ -34,12 +35,13 @@ Emit = Callable[[int, Chunk], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt, in exactly one of three forms."""
+    """One prompt, in exactly one of three forms; `tools` belong to messages (see `Generate`)."""
 
     text: str | None = None
     input_ids: list[int] | None = None
     messages: list[ChatMessage] | None = None
     continue_final: bool = False
+    tools: str = ""
 
     @property
     def length(self) -> int:
@@ -48,7 +50,7 @@ class Prompt:
             return len(self.input_ids)
         if self.text is not None:
             return len(self.text)
-        return sum(len(message.content) for message in self.messages or ())
+        return len(self.tools) + sum(len(turn.content) + len(turn.tool_calls) for turn in self.messages or ())
 
     @property
     def is_long(self) -> bool:
@@ -58,13 +60,13 @@ class Prompt:
     @property
     def digest(self) -> str:
         """Short hash for the log, which never holds the prompt."""
-        parts = (self.text, self.input_ids, [(m.role, m.content) for m in self.messages or ()])
+        parts = (self.text, self.input_ids, self.messages or [], self.tools)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One prompt, how many answers to it, and what to report; in which namespace of the tenant, and how urgent."""
+    """One prompt, how many answers to it, and what to report; in which namespace of the tenant, and how urgent; `asked`: where its constraint is from."""
 
     prompt: Prompt
     sampling: SamplingOptions
@@ -74,6 +76,7 @@ class Ask:
     prompt_logprobs_start: int = -1
     salt: str = ""
     priority: int = 0
+    asked: Asked = FREE
 
     @property
     def needs_head(self) -> bool:
@@ -99,6 +102,7 @@ class Ask:
             tenant=tenant,
             salt=self.salt,
             priority=self.priority,
+            tools=self.prompt.tools,
         )
 
     def head(self, request_id: str, tenant: str = DEFAULT) -> Generate:
@@ -194,9 +198,26 @@ class Generation:
         async with asyncio.TaskGroup() as group:
             for choice in range(ask.n):
                 request = ask.request(self.ids[index + choice], choice, self._tenant)
-                group.create_task(self._one(request, index + choice, head, emit, raise_abort=raise_abort))
+                group.create_task(
+                    self._one(ask, request, index + choice, head, emit, raise_abort=raise_abort)
+                )
 
     async def _one(
+        self,
+        ask: Ask,
+        request: Generate,
+        index: int,
+        head: Chunk | None,
+        emit: Emit,
+        *,
+        raise_abort: bool,
+    ) -> None:
+        try:
+            await self._stream(request, index, head, emit, raise_abort=raise_abort)
+        except InvalidRequest as error:
+            raise ask.asked.named(error) from None
+
+    async def _stream(
         self, request: Generate, index: int, head: Chunk | None, emit: Emit, *, raise_abort: bool
     ) -> None:
         chunks = self._node.generate(request, timeout=self._timeout, trace=self._trace)

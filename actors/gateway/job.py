@@ -7,7 +7,7 @@ from starlette.requests import Request
 from sgl_actors.actors.gateway.answer import Answer
 from sgl_actors.actors.gateway.exchange import Exchange
 from sgl_actors.actors.gateway.generation import Ask, Emit, Generation
-from sgl_actors.actors.gateway.openai_types import PromptDetails, Usage
+from sgl_actors.actors.gateway.openai_types import CompletionDetails, PromptDetails, Usage
 from sgl_actors.actors.gateway.service import Service
 from sgl_actors.actors.gateway.sse import until_gone
 from sgl_actors.actors.tokenizer.messages import Chunk
@@ -92,7 +92,14 @@ class Job:
             cached += first.cached_tokens if head is None else head.cached_tokens
             index += ask.n
         completion = sum(answer.completion_tokens for answer in self.answers)
-        return Usage(prompt, completion, prompt + completion, PromptDetails(cached))
+        made = [answer.decoding for answer in self.answers]
+        details = CompletionDetails(
+            sum(one.steps for one in made),
+            sum(one.sampled for one in made),
+            sum(one.forced for one in made),
+            sum(one.held_back for one in made),
+        )
+        return Usage(prompt, completion, prompt + completion, PromptDetails(cached), details)
 
     def _observe(self, index: int, tokens: int) -> None:
         if not tokens:

@@ -21,6 +21,17 @@ MAX_CHAT_TOP_LOGPROBS = 20
 MAX_MESSAGES = 4096
 MAX_SALT = 256
 MAX_PRIORITY = 1000
+MAX_TOOLS = 128
+"""Functions that a chat may be told of, as the OpenAI API has it."""
+MAX_TOOLS_SIZE = 1 << 18
+"""Characters of all of them as JSON."""
+MAX_CALLS = 32
+"""Calls in one answer that the grammar allows."""
+MAX_GBNF = 1 << 16
+MAX_GBNF_RULES = 512
+"""Characters and rules of a grammar that is converted; converting takes time that grows with their product."""
+MAX_CHOICES = 4096
+MAX_STRUCTURES = 128
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}")
 

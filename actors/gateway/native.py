@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_actors.actors.gateway.body import refuse_field
+from sgl_actors.actors.gateway.constraints import Asked, native_constraint
 from sgl_actors.actors.gateway.generation import Ask, Prompt
 from sgl_actors.actors.gateway.job import Job
 from sgl_actors.actors.gateway.limits import (
@@ -23,18 +24,15 @@ from sgl_actors.actors.gateway.limits import (
 from sgl_actors.actors.gateway.native_types import GenerateBody, NativeSampling
 from sgl_actors.actors.gateway.native_writer import NativeItem, NativeWriter
 from sgl_actors.actors.gateway.sampling import (
-    CONSTRAINTS,
-    MEDIA,
     OPENAI_UNSUPPORTED,
     biases,
     check_min_tokens,
-    one_constraint,
     stop_ids,
 )
 from sgl_actors.actors.gateway.service import exchange_of, reply, service_of
+from sgl_actors.actors.gateway.turns import MEDIA
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.errors import InvalidRequest
-from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, LARK, REGEX
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
@@ -51,7 +49,7 @@ UNSUPPORTED = {
 }
 """Fields of /generate that this node cannot honour."""
 
-UNSUPPORTED_SAMPLING = {"structural_tag": CONSTRAINTS, "custom_params": "code is not taken from requests"}
+UNSUPPORTED_SAMPLING = {"custom_params": "code is not taken from requests"}
 """Fields of `sampling_params` that this node cannot honour."""
 
 T = TypeVar("T")
@@ -97,7 +95,8 @@ def native_asks(body: GenerateBody, vocabulary: int, max_choices: int) -> tuple[
     for prompt, param, logprob, start, top, text, salt, extra in zip(
         prompts, params, wanted, starts, tops, texts, salts, extras, strict=True
     ):
-        sampling = native_sampling(param or NativeSampling(), vocabulary)
+        asked = native_constraint(param or NativeSampling())
+        sampling = native_sampling(param or NativeSampling(), vocabulary, asked)
         if (top or 0) > MAX_TOP_LOGPROBS:
             raise InvalidRequest(
                 f"top_logprobs_num: {top} is over {MAX_TOP_LOGPROBS}", param="top_logprobs_num"
@@ -115,6 +114,7 @@ def native_asks(body: GenerateBody, vocabulary: int, max_choices: int) -> tuple[
                 prompt_logprobs_start=item.start,
                 salt=one_salt(salt, extra),
                 priority=body.priority or 0,
+                asked=asked,
             )
         )
     return asks, items
@@ -150,7 +150,7 @@ def native_rids(rid: str | list[str] | None, count: int, stem: str) -> list[str]
     return [one] if count == 1 else [f"{one}_{index}" for index in range(count)]
 
 
-def native_sampling(params: NativeSampling, vocabulary: int) -> SamplingOptions:
+def native_sampling(params: NativeSampling, vocabulary: int, asked: Asked) -> SamplingOptions:
     """The node's options; what is absent has SGLang's default."""
     for name, why in UNSUPPORTED_SAMPLING.items():
         refuse_field(f"sampling_params.{name}", getattr(params, name), why)
@@ -175,13 +175,8 @@ def native_sampling(params: NativeSampling, vocabulary: int) -> SamplingOptions:
         logit_bias=biases(params.logit_bias, vocabulary),
         seed=params.sampling_seed,
         stop_regex=check_stops(params.stop_regex, "stop_regex"),
-        constraint=one_constraint(
-            [
-                ("json_schema", JSON_SCHEMA, params.json_schema),
-                ("regex", REGEX, params.regex),
-                ("ebnf", LARK, params.ebnf),
-            ]
-        ),
+        constraint=asked.constraint,
+        jump_forward=params.jump_forward is not False,
     )
 
 

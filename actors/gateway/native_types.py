@@ -17,6 +17,7 @@ from sgl_actors.actors.gateway.openai_types import (
     Probability,
     Repetition,
     Seed,
+    StructuralTag,
     Temperature,
     TopK,
     TopP,
@@ -30,7 +31,8 @@ class NativeSampling(msgspec.Struct, frozen=True):
     """`sampling_params` of /generate.
 
     `max_new_tokens` is 128 when absent, null for as many as the context leaves; 0 computes the prompt only.
-    `regex`, `json_schema` (an object or its JSON text) or `ebnf` (a Lark grammar) says what the output has to be as a whole; at most one.
+    `regex`, `json_schema` (an object or its JSON text), `choice`, `lark`, `ebnf` (GBNF with ``root ::= …``, or Lark) or `structural_tag` says what the
+    output has to be as a whole; at most one. `jump_forward`: false computes text that it forces token by token; the answer is the same.
     `stop_regex`: regular expressions that end the output as stop strings do.
     """
 
@@ -54,8 +56,11 @@ class NativeSampling(msgspec.Struct, frozen=True):
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
     ebnf: str | None = None
+    lark: str | None = None
+    choice: list[str] | None = None
+    structural_tag: str | StructuralTag | None = None
+    jump_forward: bool | None = None
     stop_regex: str | list[str] | None = None
-    structural_tag: Any = None
     custom_params: Any = None
 
 
@@ -100,7 +105,7 @@ class MetaInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What happened; the four lists are there if `return_logprob` is.
 
     `input_token_logprobs` begins at `logprob_start_len`, entry 0 with its real log probability unless it is the first
-    token of all: prompt_tokens == start + len(list).
+    token of all: prompt_tokens == start + len(list). `decode_steps` and the next three tell how the output was made, as `CompletionDetails` does.
     """
 
     id: str
@@ -109,6 +114,10 @@ class MetaInfo(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     cached_tokens: int
     e2e_latency: float
+    decode_steps: int
+    sampled_tokens: int
+    forced_tokens: int
+    held_back_tokens: int
     input_token_logprobs: list[NativeLogprob] | UnsetType = UNSET
     output_token_logprobs: list[NativeLogprob] | UnsetType = UNSET
     input_top_logprobs: list[list[NativeLogprob] | None] | UnsetType = UNSET

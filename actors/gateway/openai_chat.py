@@ -8,53 +8,43 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_actors.actors.gateway.chat_writer import ChatWriter
+from sgl_actors.actors.gateway.constraints import openai_constraint
 from sgl_actors.actors.gateway.generation import Ask, Prompt
 from sgl_actors.actors.gateway.job import Job
-from sgl_actors.actors.gateway.limits import (
-    MAX_CHAT_TOP_LOGPROBS,
-    MAX_MESSAGES,
-    check_choices,
-    check_length,
-    one_salt,
-)
-from sgl_actors.actors.gateway.openai_types import ChatRequest, ChatTurn
-from sgl_actors.actors.gateway.sampling import (
-    MEDIA,
-    OPENAI_NEUTRAL,
-    OPENAI_UNSUPPORTED,
-    TOOLS,
-    check_stream_options,
-    openai_sampling,
-)
+from sgl_actors.actors.gateway.limits import MAX_CHAT_TOP_LOGPROBS, check_choices, one_salt
+from sgl_actors.actors.gateway.openai_types import ChatRequest
+from sgl_actors.actors.gateway.sampling import OPENAI_UNSUPPORTED, check_stream_options, openai_sampling
 from sgl_actors.actors.gateway.service import Service, exchange_of, reply, service_of
+from sgl_actors.actors.gateway.tools import Tools, tools_of
+from sgl_actors.actors.gateway.turns import parse_messages
 from sgl_actors.actors.gateway.view import check_model
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Tokenize
 from sgl_actors.actors.worker.messages import ModelInfo
 from sgl_actors.errors import InvalidRequest
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-"""Roles of the API and what the model's template calls them."""
-
 
 async def chat_completions(request: Request) -> Response:
     """Answer as JSON or as a stream."""
     service = service_of(request)
-    body = await service.read(request, ChatRequest, OPENAI_UNSUPPORTED, OPENAI_NEUTRAL)
+    body = await service.read(request, ChatRequest, OPENAI_UNSUPPORTED)
     info = await service.view.admit()
     check_model(body.model, info)
     include_usage = check_stream_options(body)
-    ask = await chat_ask(service, body, info)
+    tools = tools_of(body, openai_constraint(body))
+    ask = await chat_ask(service, body, tools, info)
     job = Job(
         service, exchange_of(request), [ask], stem=f"chatcmpl-{secrets.token_hex(12)}", model=info.served_name
     )
-    writer = ChatWriter(service, job, logprobs=bool(body.logprobs), include_usage=include_usage)
+    writer = ChatWriter(
+        service, job, logprobs=bool(body.logprobs), include_usage=include_usage, calls=tools.active
+    )
     if body.stream:
         return service.stream(request, writer.stream)
     await job.collect(request)
     return reply(await writer.whole())
 
 
-async def chat_ask(service: Service, body: ChatRequest, info: ModelInfo) -> Ask:
+async def chat_ask(service: Service, body: ChatRequest, tools: Tools, info: ModelInfo) -> Ask:
     """What to ask the node for.
 
     Raises:
@@ -69,8 +59,8 @@ async def chat_ask(service: Service, body: ChatRequest, info: ModelInfo) -> Ask:
     if top > MAX_CHAT_TOP_LOGPROBS:
         raise InvalidRequest(f"top_logprobs: {top} is over {MAX_CHAT_TOP_LOGPROBS}", param="top_logprobs")
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    sampling = openai_sampling(body, max_tokens, info.vocabulary)
-    prompt = await _prompt(service, body, messages)
+    sampling = openai_sampling(body, max_tokens, info.vocabulary, tools.asked)
+    prompt = await _prompt(service, body, messages, tools.told)
     return Ask(
         prompt,
         sampling,
@@ -79,10 +69,11 @@ async def chat_ask(service: Service, body: ChatRequest, info: ModelInfo) -> Ask:
         top,
         salt=one_salt(body.cache_salt, body.extra_key),
         priority=body.priority or 0,
+        asked=tools.asked,
     )
 
 
-async def _prompt(service: Service, body: ChatRequest, messages: list[ChatMessage]) -> Prompt:
+async def _prompt(service: Service, body: ChatRequest, messages: list[ChatMessage], tools: str) -> Prompt:
     if body.continue_final_message:
         if body.add_generation_prompt:
             raise InvalidRequest(
@@ -93,41 +84,10 @@ async def _prompt(service: Service, body: ChatRequest, messages: list[ChatMessag
                 "continue_final_message: the last message must be the assistant's",
                 param="continue_final_message",
             )
-        return Prompt(messages=messages, continue_final=True)
+        return Prompt(messages=messages, continue_final=True, tools=tools)
     if body.add_generation_prompt is False:
-        rendered = await service.node.tokenize(Tokenize(messages=messages, add_generation_prompt=False))
-        return Prompt(input_ids=rendered.token_ids)
-    return Prompt(messages=messages)
-
-
-def parse_messages(turns: list[ChatTurn]) -> list[ChatMessage]:
-    """The messages as the template takes them; what they hold besides text is refused by name."""
-    if not turns:
-        raise InvalidRequest("messages: there is none", param="messages")
-    check_length(len(turns), MAX_MESSAGES, "messages")
-    return [_message(turn, f"messages[{index}]") for index, turn in enumerate(turns)]
-
-
-def _message(turn: ChatTurn, where: str) -> ChatMessage:
-    if turn.tool_calls or turn.role in ("tool", "function"):
-        raise InvalidRequest(f"{where}: {TOOLS}", param=where)
-    role = ROLES.get(turn.role)
-    if role is None:
-        raise InvalidRequest(
-            f"{where}.role: {turn.role[:32]!r} is none of {', '.join(ROLES)}", param=f"{where}.role"
+        rendered = await service.node.tokenize(
+            Tokenize(messages=messages, add_generation_prompt=False, tools=tools)
         )
-    if turn.content is None:
-        if role != "assistant":
-            raise InvalidRequest(f"{where}.content: it is missing", param=f"{where}.content")
-        return ChatMessage(role, "")
-    if isinstance(turn.content, str):
-        return ChatMessage(role, turn.content)
-    texts = []
-    for number, part in enumerate(turn.content):
-        place = f"{where}.content[{number}]"
-        if part.type not in ("text", "input_text", "output_text"):
-            raise InvalidRequest(f"{place}: {part.type[:32]!r} parts cannot be used, {MEDIA}", param=place)
-        if part.text is None:
-            raise InvalidRequest(f"{place}.text: it is missing", param=f"{place}.text")
-        texts.append(part.text)
-    return ChatMessage(role, "\n".join(texts))
+        return Prompt(input_ids=rendered.token_ids)
+    return Prompt(messages=messages, tools=tools)

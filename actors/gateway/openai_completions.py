@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_actors.actors.gateway.completion_writer import CompletionWriter
+from sgl_actors.actors.gateway.constraints import openai_constraint
 from sgl_actors.actors.gateway.generation import Ask, Prompt
 from sgl_actors.actors.gateway.job import Job
 from sgl_actors.actors.gateway.limits import MAX_TOP_LOGPROBS, check_choices, check_ids, one_salt
 from sgl_actors.actors.gateway.openai_types import CompletionRequest
 from sgl_actors.actors.gateway.sampling import (
-    OPENAI_NEUTRAL,
-    OPENAI_UNSUPPORTED,
+    COMPLETION_UNSUPPORTED,
     check_stream_options,
     openai_sampling,
 )
@@ -34,7 +34,9 @@ P = TypeVar("P", bound=Sequence[object])
 async def completions(request: Request) -> Response:
     """Answer as JSON or as a stream."""
     service = service_of(request)
-    body = await service.read(request, CompletionRequest, OPENAI_UNSUPPORTED, OPENAI_NEUTRAL)
+    body = await service.read(
+        request, CompletionRequest, COMPLETION_UNSUPPORTED, {"tool_choice": ("none", "auto")}
+    )
     info = await service.view.admit()
     check_model(body.model, info)
     include_usage = check_stream_options(body)
@@ -67,11 +69,15 @@ def completion_asks(body: CompletionRequest, info: ModelInfo, max_choices: int) 
     if body.logprobs is not None and body.logprobs > MAX_TOP_LOGPROBS:
         raise InvalidRequest(f"logprobs: {body.logprobs} is over {MAX_TOP_LOGPROBS}", param="logprobs")
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    sampling = openai_sampling(body, max_tokens, info.vocabulary)
+    asked = openai_constraint(body)
+    sampling = openai_sampling(body, max_tokens, info.vocabulary, asked)
     wanted = body.logprobs is not None
     start = 0 if body.echo and wanted else -1
     salt, priority = one_salt(body.cache_salt, body.extra_key), body.priority or 0
-    return [Ask(prompt, sampling, n, wanted, body.logprobs or 0, start, salt, priority) for prompt in prompts]
+    return [
+        Ask(prompt, sampling, n, wanted, body.logprobs or 0, start, salt, priority, asked)
+        for prompt in prompts
+    ]
 
 
 def parse_prompts(prompt: str | list[str | int | list[int]], vocabulary: int) -> list[Prompt]:

@@ -39,11 +39,40 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True):
     strict: bool | None = None
 
 
+class Structure(msgspec.Struct, frozen=True):
+    """A part of the output between two texts, JSON by `schema` (any if absent)."""
+
+    begin: str
+    schema: dict[str, Any] = {}
+    end: str = ""
+
+
+class StructuralTag(msgspec.Struct, frozen=True):
+    """Free text until one of `triggers` was written; then one of the `structures` that begin with it, and free text again."""
+
+    structures: list[Structure]
+    triggers: list[str]
+
+
 class ResponseFormat(msgspec.Struct, frozen=True):
-    """What the answer has to be: `text`, `json_object` or `json_schema`."""
+    """What the answer has to be: `text`, `json_object`, `json_schema` or `structural_tag` (with `structures` and `triggers`)."""
 
     type: str
     json_schema: JsonSchemaFormat | None = None
+    structures: list[Structure] | None = None
+    triggers: list[str] | None = None
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True):
+    """`structured_outputs` of vLLM: one of these. White space of JSON is always fixed, `disable_any_whitespace` changes nothing."""
+
+    json: str | dict[str, Any] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: str | StructuralTag | None = None
+    whitespace_pattern: str | None = None
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +81,10 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     The second half (from `top_k` on) is no part of the OpenAI API; names are those that SGLang and vLLM use.
     `cache_salt`, also called `extra_key`: requests share cached prefixes only with those of the same tenant and salt.
     `priority`: higher ones are admitted first.
-    `response_format`, `regex`, `json_schema`, `ebnf` (a Lark grammar), `guided_regex`, `guided_json`: what the output has to be as a whole; at most one.
+    `response_format`, `structured_outputs`, `regex`, `json_schema`, `choice`, `lark` (a grammar in llguidance's dialect of Lark), `ebnf` (GBNF with
+    ``root ::= …``, or Lark), `structural_tag`, `guided_json`, `guided_json_object`, `guided_regex`, `guided_choice`, `guided_grammar`: what the output has
+    to be as a whole; at most one.
+    `jump_forward`: false computes text that the constraint forces token by token; the answer is the same.
     `stop_regex`: regular expressions that end the output as stop strings do.
     """
 
@@ -83,8 +115,16 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     regex: str | None = None
     json_schema: str | dict[str, Any] | None = None
     ebnf: str | None = None
-    guided_regex: str | None = None
+    lark: str | None = None
+    choice: list[str] | None = None
+    structural_tag: str | StructuralTag | None = None
+    structured_outputs: StructuredOutputs | None = None
     guided_json: str | dict[str, Any] | None = None
+    guided_json_object: bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    jump_forward: bool | None = None
     stop_regex: str | list[str] | None = None
 
 
@@ -104,17 +144,65 @@ class ContentPart(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
+class Called(msgspec.Struct, frozen=True):
+    """The function that is called. `arguments`: JSON text; in an assistant's turn also an object."""
+
+    name: str
+    arguments: str | dict[str, Any]
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of a function by the model; an answer has its id."""
+
+    id: str
+    function: Called
+    type: str = "function"
+
+
+class FunctionSpec(msgspec.Struct, frozen=True):
+    """A function that the model may call. `parameters`: JSON schema of its arguments, an object. `strict` makes no difference: they always follow it."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolSpec(msgspec.Struct, frozen=True):
+    """An entry of `tools`; only functions can be called."""
+
+    function: FunctionSpec | None = None
+    type: str = "function"
+
+
+class FunctionName(msgspec.Struct, frozen=True):
+    """Which function."""
+
+    name: str
+
+
+class NamedTool(msgspec.Struct, frozen=True):
+    """A `tool_choice` that leaves none."""
+
+    function: FunctionName | None = None
+    type: str = "function"
+
+
 class ChatTurn(msgspec.Struct, frozen=True):
-    """A message of a chat. Text parts are joined with a newline."""
+    """A message of a chat. Text parts are joined with a newline. A turn of the role `tool` answers the call `tool_call_id`."""
 
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True):
-    """POST /v1/chat/completions. `max_completion_tokens` goes before `max_tokens`."""
+    """POST /v1/chat/completions. `max_completion_tokens` goes before `max_tokens`.
+
+    `tool_choice`: `auto` (text or calls, the default), `required`, `none`, or the one function to call.
+    """
 
     messages: list[ChatTurn]
     max_completion_tokens: Count | None = None
@@ -122,12 +210,27 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     top_logprobs: Count | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    tools: list[ToolSpec] | None = None
+    tool_choice: str | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
     """Prompt tokens whose KV came from the cache."""
 
     cached_tokens: int
+
+
+class CompletionDetails(msgspec.Struct, frozen=True):
+    """How the output was made: in how many forward passes, of tokens that the model chose and tokens that a constraint left no choice about.
+
+    `held_back_tokens`: tokens of forced text that were left to the model, as they might have been joined with what followed.
+    """
+
+    steps: int
+    sampled_tokens: int
+    forced_tokens: int
+    held_back_tokens: int
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -137,6 +240,7 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True):
@@ -194,11 +298,12 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True):
-    """The model's turn."""
+    """The model's turn; `content` is null where it has only calls."""
 
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -222,11 +327,28 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
+class CalledDelta(msgspec.Struct, frozen=True):
+    """What is new of a called function."""
+
+    name: str | UnsetType = UNSET
+    arguments: str = ""
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    """What is new of call number `index`: first its id and name, then its arguments in pieces."""
+
+    index: int
+    function: CalledDelta
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+
+
 class Delta(msgspec.Struct, frozen=True):
     """What is new in a message; empty in the chunk that says why it ended."""
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):

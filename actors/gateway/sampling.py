@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-import msgspec
-
+from sgl_actors.actors.gateway.constraints import Asked
 from sgl_actors.actors.gateway.limits import MAX_BIASES, MAX_STOP_IDS, check_ids, check_length, check_stops
-from sgl_actors.actors.gateway.openai_types import ResponseFormat, SamplingFields
+from sgl_actors.actors.gateway.openai_types import SamplingFields
+from sgl_actors.actors.gateway.turns import MEDIA
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.errors import InvalidRequest
-from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, LARK, REGEX, Constraint
-
-CONSTRAINTS = "this form of constraint is not supported, regex, json_schema and ebnf are"
-TOOLS = "tools are not supported by this node yet"
-MEDIA = "only text can be given to this model"
 
 OPENAI_UNSUPPORTED = {
-    "structural_tag": CONSTRAINTS,
-    "structured_outputs": CONSTRAINTS,
-    "guided_choice": CONSTRAINTS,
-    "guided_grammar": CONSTRAINTS,
-    "tools": TOOLS,
-    "tool_choice": TOOLS,
-    "functions": TOOLS,
+    "functions": "it is the former name of tools",
+    "guided_whitespace_pattern": "the white space of JSON is fixed; a schema may ask for another in its own x-guidance",
     "audio": MEDIA,
     "suffix": "text cannot be inserted before a suffix by this model",
     "chat_template": "templates come with the model, not with requests",
@@ -36,21 +23,21 @@ OPENAI_UNSUPPORTED = {
     "use_beam_search": "beam search is not supported by this node",
 }
 """Fields of the OpenAI-compatible endpoints that this node cannot honour."""
-
-OPENAI_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "tool_choice": ("none", "auto"),
-    "return_token_ids": (False,),
-}
-"""Their values that ask for nothing."""
+TOOLS = "tools are for /v1/chat/completions"
+COMPLETION_UNSUPPORTED = {**OPENAI_UNSUPPORTED, "tools": TOOLS, "tool_choice": TOOLS}
+"""The same for plain completions."""
 
 
-def openai_sampling(fields: SamplingFields, max_tokens: int | None, vocabulary: int) -> SamplingOptions:
+def openai_sampling(
+    fields: SamplingFields, max_tokens: int | None, vocabulary: int, asked: Asked
+) -> SamplingOptions:
     """The node's options for a request; what is absent has the OpenAI API's default.
 
     Args:
         fields: the request.
         max_tokens: output tokens at most; None for as many as the context leaves.
         vocabulary: number of token ids of the model.
+        asked: what the output has to be.
 
     Raises:
         InvalidRequest: a value that contradicts another, or a token id that the model does not have.
@@ -75,47 +62,8 @@ def openai_sampling(fields: SamplingFields, max_tokens: int | None, vocabulary: 
         logit_bias=biases(fields.logit_bias, vocabulary),
         seed=fields.seed,
         stop_regex=check_stops(fields.stop_regex, "stop_regex"),
-        constraint=one_constraint(
-            [
-                ("response_format", JSON_SCHEMA, response_schema(fields.response_format)),
-                ("json_schema", JSON_SCHEMA, fields.json_schema),
-                ("guided_json", JSON_SCHEMA, fields.guided_json),
-                ("regex", REGEX, fields.regex),
-                ("guided_regex", REGEX, fields.guided_regex),
-                ("ebnf", LARK, fields.ebnf),
-            ]
-        ),
-    )
-
-
-def one_constraint(fields: Iterable[tuple[str, str, str | dict[str, Any] | None]]) -> Constraint | None:
-    """The constraint that one of `fields` (name, kind, source; a schema may be an object) asks for. What its source says is the tokenizer's to check.
-
-    Raises:
-        InvalidRequest: more than one does.
-    """
-    given = [(name, kind, source) for name, kind, source in fields if source is not None and source != ""]
-    if len(given) > 1:
-        (first, _, _), (second, _, _) = given[:2]
-        raise InvalidRequest(
-            f"{second}: the output is constrained by {first} already, give one of them", param=second
-        )
-    for _, kind, source in given:
-        return Constraint(kind, source if isinstance(source, str) else msgspec.json.encode(source).decode())
-    return None
-
-
-def response_schema(wanted: ResponseFormat | None) -> dict[str, Any] | None:
-    """The schema of a `response_format`; None for text."""
-    if wanted is None or wanted.type == "text":
-        return None
-    if wanted.type == "json_object":
-        return {"type": "object"}
-    if wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.schema is not None:
-        return wanted.json_schema.schema
-    raise InvalidRequest(
-        "response_format: it is {type: text}, {type: json_object} or {type: json_schema, json_schema: {schema: …}}",
-        param="response_format",
+        constraint=asked.constraint,
+        jump_forward=fields.jump_forward is not False,
     )
 
 

@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_actors.actors.gateway.limits import check_choices, check_ids
-from sgl_actors.actors.gateway.openai_chat import parse_messages
-from sgl_actors.actors.gateway.openai_types import ChatTurn
+from sgl_actors.actors.gateway.openai_types import ChatTurn, ToolSpec
 from sgl_actors.actors.gateway.service import reply, service_of
+from sgl_actors.actors.gateway.tools import told
+from sgl_actors.actors.gateway.turns import parse_messages
 from sgl_actors.actors.gateway.view import check_model
 from sgl_actors.actors.tokenizer.messages import Tokenize
 from sgl_actors.errors import InvalidRequest
@@ -21,7 +22,7 @@ MAX_TEXTS = 1024
 
 
 class TokenizeBody(msgspec.Struct, frozen=True):
-    """POST /tokenize: one of `prompt` (a text or texts) and `messages`."""
+    """POST /tokenize: one of `prompt` (a text or texts) and `messages`, which may be told of `tools`."""
 
     model: str | None = None
     prompt: str | Annotated[list[str], Meta(max_length=MAX_TEXTS)] | None = None
@@ -29,6 +30,7 @@ class TokenizeBody(msgspec.Struct, frozen=True):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    tools: list[ToolSpec] | None = None
 
 
 class TokenizeAnswer(msgspec.Struct, frozen=True):
@@ -80,6 +82,7 @@ async def tokenize(request: Request) -> Response:
                 add_generation_prompt=body.add_generation_prompt is not False
                 and not body.continue_final_message,
                 continue_final=bool(body.continue_final_message),
+                tools=told(body.tools),
             )
         )
         return reply(TokenizeAnswer([*ids.token_ids], len(ids.token_ids), info.context))

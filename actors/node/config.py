@@ -17,6 +17,7 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.gateway.messages import Options as GatewayOptions
+from sgl_actors.actors.grammar.messages import Options as GrammarOptions
 from sgl_actors.actors.node.models import is_packaged, resolve
 from sgl_actors.actors.node.options import DEFAULT_ACTORS, ActorSpec, NodeOptions, SupervisorOptions
 from sgl_actors.actors.node.sources import (
@@ -51,6 +52,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     model: ModelOptions = ModelOptions()
     cache: CacheOptions = CacheOptions()
     scheduler: SchedulerOptions = SchedulerOptions()
+    grammar: GrammarOptions = GrammarOptions()
     gateway: GatewayOptions = GatewayOptions()
     supervisor: SupervisorOptions = SupervisorOptions()
     tenants: dict[str, str] = {}

@@ -73,8 +73,9 @@ DEFAULT_ACTORS: dict[str, ActorSpec] = {
     "cache": ActorSpec("sgl_actors.actors.cache.actor:CacheActor"),
     "worker/0": ActorSpec("sgl_actors.actors.worker.actor:WorkerActor", start_timeout=WORKER_START_TIMEOUT),
     "scheduler": ActorSpec("sgl_actors.actors.scheduler.actor:SchedulerActor"),
+    "grammar": ActorSpec("sgl_actors.actors.grammar.actor:GrammarActor"),
     "tokenizer": ActorSpec("sgl_actors.actors.tokenizer.actor:TokenizerActor"),
     "programs": ActorSpec("sgl_actors.actors.programs.actor:ProgramsActor"),
     "gateway": ActorSpec("sgl_actors.actors.gateway.actor:GatewayActor"),
 }
-"""The six actors of a node in the order in which they start; they stop in the reverse order."""
+"""The seven actors of a node in the order in which they start; they stop in the reverse order."""

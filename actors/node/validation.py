@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.gateway.messages import Options as GatewayOptions
+from sgl_actors.actors.grammar.messages import Options as GrammarOptions
 from sgl_actors.actors.node.options import (
     DEFAULT_ACTORS,
     LEAST_STALL,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "model": ModelOptions,
     "cache": CacheOptions,
     "scheduler": SchedulerOptions,
+    "grammar": GrammarOptions,
     "gateway": GatewayOptions,
     "supervisor": SupervisorOptions,
 }
@@ -70,6 +72,11 @@ RANGES: dict[str, Any] = {
     "scheduler.chunk": _Count,
     "scheduler.queue": _Count,
     "scheduler.timeout": _Seconds,
+    "grammar.seconds": Annotated[float, Meta(ge=0.01)],
+    "grammar.memory": Annotated[int, Meta(ge=1 << 20)],
+    "grammar.kept": _AnyCount,
+    "grammar.queue": _Count,
+    "grammar.nice": Annotated[int, Meta(ge=0, le=19)],
     "gateway.host": Annotated[str, Meta(min_length=1)],
     "gateway.port": Annotated[int, Meta(ge=0, le=65535)],
     "gateway.max_body": _Count,
@@ -85,7 +92,7 @@ RANGES: dict[str, Any] = {
 GAPS = {"scheduler.stall": (0.0, LEAST_STALL)}
 """Keys whose values between the two numbers make no sense; both of them do."""
 
-SIZES = frozenset({"node.log_size", "cache.memory", "gateway.max_body"})
+SIZES = frozenset({"node.log_size", "cache.memory", "grammar.memory", "gateway.max_body"})
 """Keys in bytes, which also take "1GiB"."""
 
 _UNITS = {"": 1, "b": 1} | {

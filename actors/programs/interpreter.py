@@ -17,6 +17,7 @@ from sgl_actors.lang.errors import BudgetExceeded, UnsupportedMedia
 from sgl_actors.lang.ir import Gen
 from sgl_actors.lang.prompt import Prompt
 from sgl_actors.lang.protocols import Call
+from sgl_actors.lang.results import Usage
 from sgl_actors.lang.sampling import derive_seed, resolve
 from sgl_actors.lang.shape import decoder_of, parts_of
 from sgl_actors.lang.together import together
@@ -47,7 +48,7 @@ async def generate(
     finally:
         for one in asks:
             if one.answered:
-                stream.count(*one.tokens)
+                stream.count(one.used)
     stream.computed = len(prompt) + len(first.text)
     meta = dict(first.meta)
     if node.count > 1:
@@ -65,7 +66,7 @@ class _Ask:
         self._prompt, self._sampling = prompt, sampling
         self.text = ""
         self.answered = False
-        self.tokens = (0, 0, 0)
+        self.used = Usage()
         self.meta: dict[str, Any] = {}
 
     async def run(self, emit: Callable[[str], None]) -> None:
@@ -75,7 +76,7 @@ class _Ask:
         try:
             last, text = await self._stream(reserved, emit)
         finally:
-            used = self.tokens[2]  # also of one that was cancelled or failed on its way
+            used = self.used.completion_tokens  # also of one that was cancelled or failed on its way
             books.end(reserved, used)
         finish = last.finish
         assert finish is not None
@@ -112,7 +113,7 @@ class _Ask:
                 cached = max(cached, chunk.cached_tokens)
                 last = chunk
                 self.answered = True
-                self.tokens = (last.prompt_tokens, cached, last.completion_tokens)
+                self.used = usage_of(last, cached)
         finish = last.finish
         assert finish is not None
         self.meta = {
@@ -120,6 +121,10 @@ class _Ask:
             "prompt_tokens": last.prompt_tokens,
             "cached_tokens": cached,
             "completion_tokens": last.completion_tokens,
+            "decode_steps": last.decoding.steps,
+            "sampled_tokens": last.decoding.sampled,
+            "forced_tokens": last.decoding.forced,
+            "held_back_tokens": last.decoding.held_back,
             "finish_reason": {"type": finish.reason, "matched": finish.matched},
             "seed": request.sampling.seed,
         }
@@ -179,7 +184,7 @@ async def precompute(stream: Stream, prompt: str, setup: Setup, timeout: float) 
         request = ask(setup, SamplingOptions(max_tokens=0, seed=0), text=prompt)
         call = Call("prefix", stream=stream.path, position=stream.position)
         chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program, call=call)
-        stream.count(chunk.prompt_tokens, chunk.cached_tokens, 0)
+        stream.count(Usage(chunk.prompt_tokens, chunk.cached_tokens, 0, 1))
         stream.computed = len(prompt)
 
 
@@ -192,6 +197,21 @@ def ask(setup: Setup, sampling: SamplingOptions, **fields: Any) -> Generate:
         salt=setup.cache_salt,
         priority=setup.priority,
         **fields,
+    )
+
+
+def usage_of(chunk: Chunk, cached: int) -> Usage:
+    """What a call has used up to its chunk `chunk`, of its prompt tokens `cached` from the cache."""
+    how = chunk.decoding
+    return Usage(
+        chunk.prompt_tokens,
+        cached,
+        chunk.completion_tokens,
+        1,
+        how.steps,
+        how.sampled,
+        how.forced,
+        how.held_back,
     )
 
 

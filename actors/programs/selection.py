@@ -23,6 +23,7 @@ from sgl_actors.lang.choices import (
 from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.ir import ConstantText, Select
 from sgl_actors.lang.protocols import Call
+from sgl_actors.lang.results import Usage
 from sgl_actors.lang.together import together
 
 
@@ -49,7 +50,7 @@ async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> 
     call = partial(Call, "select", node.name or "", stream.path, stream.position, node.choices, media=media)
     chunks = await together([_score(*one, setup, timeout, call(part=part)) for part, one in enumerate(asks)])
     for chunk in chunks:
-        stream.count(chunk.prompt_tokens, chunk.cached_tokens, 0)
+        stream.count(Usage(chunk.prompt_tokens, chunk.cached_tokens, 0, 1))
     after, bare = chunks[: len(wholes)], chunks[len(wholes) :]
     try:
         decision = decide(node.method, _scored(after, bare))

@@ -207,25 +207,12 @@ class Stream:
         self, kind: str, text: str, name: str, before: Usage, begun: float, seconds: float, fork: int
     ) -> None:
         """Remember what a node has led to; see `Segment`."""
-        used = self.usage
-        self.segments.append(
-            Segment(
-                kind,
-                text,
-                name,
-                used.prompt_tokens - before.prompt_tokens,
-                used.cached_tokens - before.cached_tokens,
-                used.completion_tokens - before.completion_tokens,
-                used.calls - before.calls,
-                seconds,
-                begun,
-                fork,
-            )
-        )
+        used = msgspec.structs.asdict(self.usage - before)
+        self.segments.append(Segment(kind, text, name, seconds=seconds, begun=begun, fork=fork, **used))
 
-    def count(self, prompt: int, cached: int, completion: int) -> None:
-        """Add one call to the usage, also to the program's."""
-        self.usage += Usage(prompt, cached, completion, 1)
+    def count(self, used: Usage) -> None:
+        """Add to the usage, also to the program's."""
+        self.usage += used
         self._totals[self.path] = self.usage
 
     def read(self, name: str, position: int, *, meta: bool = False) -> Any:

@@ -12,7 +12,7 @@ from sgl_actors.actors.worker.messages import NewSequence, SequenceResult, Step,
 
 @dataclass(frozen=True, slots=True)
 class SentStep:
-    """A step in flight: what it runs, how many of its tokens are prompt, and how many sequences generate in it."""
+    """A step in flight: what it runs, how many of its tokens are prompt or forced, and how many sequences generate in it."""
 
     number: int
     work: list[tuple[Generation, Work]]
@@ -65,14 +65,22 @@ class Batch:
         left = [one.target - one.planned for one in self.running if one.prefilling]
         return sum(left[1:])
 
-    def decoding(self) -> bool:
-        """Whether somebody has its prompt behind it."""
-        return any(not generation.prefilling for generation in self.running)
+    def decoding(self, *, free: bool = False) -> bool:
+        """Whether somebody has its prompt behind it; with `free`, somebody without a constraint."""
+        return any(
+            not one.prefilling and not (free and one.spec.sampling.constraint is not None)
+            for one in self.running
+        )
 
     def assemble(
-        self, epoch: int, chunk: int, may_run: Callable[[Generation], bool] | None = None
+        self,
+        epoch: int,
+        chunk: int,
+        may_run: Callable[[Generation], bool] | None = None,
+        *,
+        jump: int = 0,
     ) -> Step | None:
-        """The next step: every sequence that decodes, and up to `chunk` prompt tokens (`divide`).
+        """The next step: every sequence that decodes, with up to `jump` forced tokens of all of them, and up to `chunk` prompt tokens (`divide`).
 
         With `may_run` the others stay in the batch without work.
         """
@@ -81,9 +89,11 @@ class Batch:
         running = [one for one in self.running if may_run is None or may_run(one)]
         budgets = divide([one for one in running if one.prefilling], chunk)
         for generation in running:
-            work = generation.next_work(budgets.get(generation, 0))
+            work = generation.next_work(budgets.get(generation, 0), jump)
             if work is None:
                 continue
+            if generation not in budgets:
+                jump -= work.count - 1
             if not generation.entered:
                 start.append(generation.enter())
             generation.sent(work)
@@ -91,8 +101,9 @@ class Batch:
         if not shares:
             return None
         step = Step(epoch, self._number, self._ends, start, [work for _, work in shares])
-        chunks = [work.count for generation, work in shares if generation in budgets]
-        self.in_flight.append(SentStep(self._number, shares, sum(chunks), len(shares) - len(chunks)))
+        decoding = sum(generation not in budgets for generation, _ in shares)
+        prefill = sum(work.count for _, work in shares) - decoding
+        self.in_flight.append(SentStep(self._number, shares, prefill, decoding))
         self._ends = []
         self._number += 1
         return step
@@ -108,7 +119,8 @@ class Batch:
             result = by_sequence.get(work.seq) or SequenceResult(
                 work.seq, error="the worker reported no result"
             )
-            if work.sample and result.token_id < 0 and not result.error:
+            silent = work.sample and result.token_id < 0 and not result.error
+            if silent and generation.spec.sampling.constraint is None:
                 result = SequenceResult(work.seq, error="the worker sampled no token")
             generation.done(work, result)
             settled.append((generation, result))

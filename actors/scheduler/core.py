@@ -401,7 +401,7 @@ class SchedulerCore:
             return
         self._orphans.drop(generation)
         generation.owner = owner
-        since = min(len(sequence.output), generation.generated)
+        since = min(len(sequence.output), generation.reported)
         self._note("attached", generation, output=since)
         self._tell(generation, since, len(generation.prompt_logprobs) if sequence.output else 0)
 
@@ -411,13 +411,15 @@ class SchedulerCore:
             self._let_go(generation)
             return
         self._quarantine.stepped(generation)
-        news = int(result.token_id >= 0)
         finish = generation.conclusion()
+        since = generation.before
         if result.error:
             finish = Finish("error", None, result.code or RemoteError.code, result.error)
-            news = 0
+            since = generation.reported
+        news = generation.reported - since
         self.counters["generation_tokens"] += news
-        since = generation.generated - news
+        self.counters["forced_tokens"] += len(result.forced) + (result.token_id >= 0 and not result.chosen)
+        self.counters["held_back_tokens"] += result.held_back
         scored = 0 if result.error else len(result.prompt_logprobs)
         known = len(generation.prompt_logprobs) - scored
         if finish is not None:
@@ -449,7 +451,7 @@ class SchedulerCore:
             self.estimate.ended(generation.generated)
         self._tell(
             generation,
-            generation.generated if since is None else since,
+            generation.reported if since is None else since,
             len(generation.prompt_logprobs) if prompt_since is None else prompt_since,
         )
         self._note(
@@ -538,7 +540,8 @@ class SchedulerCore:
         on_trial = self._quarantine.on_trial
         alone = any(on_trial(generation) for generation in self.batch.running)
         chunk = self.budget.tokens(decoding=self.batch.decoding())
-        return self.batch.assemble(self.links.epoch, chunk, on_trial if alone else None)
+        jump = self.budget.tokens(decoding=self.batch.decoding(free=True))
+        return self.batch.assemble(self.links.epoch, chunk, on_trial if alone else None, jump=jump)
 
     def _next_question(self) -> Grant | Match | None:
         """What to ask the cache, unless a question is out: pages for those who run first, then about those who wait."""

@@ -8,8 +8,8 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import DEFAULT, Entry, Lease, More, Probe, Want, pack
 from sgl_actors.actors.microkernel import Address
-from sgl_actors.actors.scheduler.messages import Finish, Sequence, Update
-from sgl_actors.actors.worker.messages import NewSequence, SequenceResult, TokenLogprob, Work
+from sgl_actors.actors.scheduler.messages import Decoding, Finish, Sequence, Update
+from sgl_actors.actors.worker.messages import JUMP, NewSequence, SequenceResult, TokenLogprob, Work
 
 TOKEN_BYTES = 8
 """Bytes of a token in a packed key."""
@@ -47,6 +47,8 @@ class Generation:
         entered: the worker knows the sequence.
         shared: the prompt was offered to others in this stay.
         spoilt: an error left doubt about its KV.
+        before: output tokens that could be reported before the last result.
+        decoding: how its output was made.
     """
 
     spec: Sequence
@@ -75,6 +77,8 @@ class Generation:
     entered: bool = False
     shared: bool = False
     spoilt: bool = False
+    before: int = 0
+    decoding: Decoding = field(default_factory=Decoding)
     _key: bytes = b""
 
     def __repr__(self) -> str:
@@ -91,6 +95,26 @@ class Generation:
     def generated(self) -> int:
         """Output tokens so far, those of a re-submission included."""
         return len(self.tokens) - len(self.spec.prompt)
+
+    @property
+    def unscored(self) -> int:
+        """Forced tokens at its end that wait for their log probability, which comes when they are run."""
+        if not self.spec.logprobs.output:
+            return 0
+        return self.generated - len(self.spec.output) - len(self.logprobs)
+
+    @property
+    def reported(self) -> int:
+        """Output tokens that may be told."""
+        return self.generated - self.unscored
+
+    @property
+    def ended(self) -> bool:
+        """Its last token ends it, or it may have no more."""
+        generated = self.generated
+        if generated and self.spec.sampling.ended_by(self.tokens[-1], generated):
+            return True
+        return generated >= self.spec.max_tokens
 
     @property
     def reserve(self) -> int:
@@ -174,7 +198,8 @@ class Generation:
     @property
     def short(self) -> bool:
         """Whether its pages will soon be used up."""
-        return self.finish is None and self.planned + MARGIN > self.capacity < self.reserve
+        known = max(self.planned, len(self.tokens))
+        return self.finish is None and known + MARGIN > self.capacity < self.reserve
 
     @property
     def stalled(self) -> bool:
@@ -183,6 +208,7 @@ class Generation:
 
     def more(self, tokens: int, page_size: int) -> More:
         """The pages to ask for so that it can go on for that many tokens."""
+        tokens = max(tokens, len(self.tokens) + MARGIN - self.capacity)
         return More(self.number, -(-min(self.reserve - self.capacity, tokens) // page_size))
 
     def grow(self, pages: list[int], page_size: int) -> None:
@@ -202,7 +228,8 @@ class Generation:
             self.cached = 0 if self.spec.output else min(lease.cached, self.prompt_length)
 
     def retract(self) -> None:
-        """End the stay: the pages are given back or gone, tokens stay."""
+        """End the stay: the pages are given back or gone; tokens stay, but for forced ones that nobody has been told of: they come again."""
+        del self.tokens[len(self.tokens) - self.unscored :]
         self.number = self.planned = self.computed = self.pending = self.target = self.busy = 0
         self.capacity = self.hint = 0
         self.pages, self.fresh = [], ()
@@ -222,14 +249,26 @@ class Generation:
             logprobs,
         )
 
-    def next_work(self, budget: int) -> Work | None:
-        """Its share of the next step, given how many prompt tokens the step has room for."""
-        left = self.spec.max_tokens - self.generated - self.pending
+    def next_work(self, budget: int, jump: int = 0) -> Work | None:
+        """Its share of the next step, given how many prompt tokens the step has room for, and how many forced ones beside the one of each sequence."""
+        left = 0 if self.ended else self.spec.max_tokens - self.generated - self.pending
         if self.prefilling:
             known = self.target - self.planned
             count = min(known, budget)
             return self._work(count, sample=count == known and left > 0) if count else None
-        return self._work(1) if left > 0 and self.planned < self.capacity else None
+        known, room = len(self.tokens) - self.planned, self.capacity - self.planned
+        if self.pending:
+            known, room = 1, room - self._unheard
+        count = min(known, 1 + jump, room)
+        if count < 1 or (left <= 0 and not self.unscored):
+            return None
+        return self._work(count, sample=count == known and left > 0)
+
+    @property
+    def _unheard(self) -> int:
+        """Most tokens that steps in flight may append beyond one each: the worker runs them with the next."""
+        sampling = self.spec.sampling
+        return self.pending * JUMP if sampling.constraint is not None and sampling.jump_forward else 0
 
     def _work(self, count: int, *, sample: bool = True) -> Work:
         fresh, self.fresh = self.fresh, ()
@@ -247,18 +286,40 @@ class Generation:
         if result.error:
             self.spoilt = True
             return
-        self.computed += work.count
+        ran = result.ran or work.count
+        self.computed += ran
+        self.planned += ran - work.count
         if self.finish is not None:
             return
+        self.before = self.reported
         self.prompt_logprobs += result.prompt_logprobs
-        if work.sample:
-            self.pending -= 1
-            self.tokens.append(result.token_id)
-            if self.spec.logprobs.output:
-                self.logprobs.append(result.logprob or TokenLogprob(result.token_id, None))
+        if self.spec.logprobs.output:
+            self.logprobs += result.forced_logprobs[: self.unscored]
+        self.pending -= work.sample
+        if result.token_id >= 0 and not self.ended:
+            self._take(result)
+
+    def _take(self, result: SequenceResult) -> None:
+        """Append a sampled token, and what was forced by it as far as the output may go on."""
+        first = len(self.tokens)
+        for token in (result.token_id, *result.forced):
+            self.tokens.append(token)
+            if self.ended:
+                break
+        if self.spec.logprobs.output:
+            self.logprobs.append(result.logprob or TokenLogprob(result.token_id, None))
+        count, known = len(self.tokens) - first, self.decoding
+        self.decoding = Decoding(
+            known.steps + 1,
+            known.sampled + result.chosen,
+            known.forced + count - result.chosen,
+            known.held_back + result.held_back,
+        )
 
     def conclusion(self) -> Finish | None:
-        """Whether its tokens say that it has ended."""
+        """Whether its tokens say that it has ended, and all of them have been scored."""
+        if self.unscored:
+            return None
         if self.generated and self.spec.sampling.ended_by(self.tokens[-1], self.generated):
             return Finish("stop", self.tokens[-1])
         if self.generated >= self.spec.max_tokens and (self.spec.max_tokens or self.prefilled):
@@ -273,6 +334,7 @@ class Generation:
     def truncate(self, keep: int) -> None:
         """Drop output tokens past the first `keep`."""
         del self.tokens[self.prompt_length + max(0, keep) :]
+        del self.logprobs[max(0, self.generated - len(self.spec.output)) :]
 
     def entry(self, *, release: bool, reuse: bool = True) -> Entry:
         """What to commit: the tokens that have KV and belong to the request; nothing if an error left doubt."""
@@ -281,18 +343,19 @@ class Generation:
 
     def update(self, since: int, prompt_since: int) -> Update:
         """News: output from index `since`, prompt log probabilities from the `prompt_since`-th."""
-        known = len(self.spec.output)
+        known, reported = len(self.spec.output), self.reported
         logprobs: list[TokenLogprob] = []
         if self.spec.logprobs.output:
             unknown = self.tokens[self.prompt_length + since : self.prompt_length + known]
             logprobs = [TokenLogprob(token, None) for token in unknown]
-            logprobs += self.logprobs[max(0, since - known) : self.generated - known]
+            logprobs += self.logprobs[max(0, since - known) : reported - known]
         return Update(
             self.spec.id,
             since,
-            self.tokens[self.prompt_length + since :],
+            self.tokens[self.prompt_length + since : self.prompt_length + reported],
             logprobs,
             self.prompt_logprobs[prompt_since:],
             max(0, self.cached),
             self.finish,
+            self.decoding,
         )

@@ -96,6 +96,22 @@ class Finish(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     message: str = ""
 
 
+class Decoding(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """How an output was made, since the request was submitted (a re-submission after a fault begins at 0).
+
+    Attributes:
+        steps: forward passes that brought output tokens.
+        sampled: tokens that the model chose.
+        forced: tokens that a constraint left no choice about.
+        held_back: tokens of forced text that were left to the model, as they might have been joined with what followed.
+    """
+
+    steps: int = 0
+    sampled: int = 0
+    forced: int = 0
+    held_back: int = 0
+
+
 class Update(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Progress of one request since the last update.
 
@@ -107,6 +123,7 @@ class Update(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         prompt_logprobs: new ones since the last update, if asked for.
         cached: leading prompt tokens whose KV came from the cache (as of its first admission).
         finish: set in its last update.
+        decoding: how the output was made so far.
     """
 
     id: str
@@ -116,6 +133,7 @@ class Update(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     prompt_logprobs: list[TokenLogprob] = []
     cached: int = 0
     finish: Finish | None = None
+    decoding: Decoding = Decoding()
 
 
 class Progress(Message):
@@ -190,6 +208,6 @@ class Tick(Message):
 
 
 __all__ = [
-    "Abort", "Configuration", "Configure", "DescribeModel", "Drain", "Drained", "Finish", "FlushCache", "Flushed", "Logprobs", "ModelInfo", "Progress",
+    "Abort", "Configuration", "Configure", "Decoding", "DescribeModel", "Drain", "Drained", "Finish", "FlushCache", "Flushed", "Logprobs", "ModelInfo", "Progress",
     "Sampling", "Sequence", "Stop", "Submit", "Tick", "TokenLogprob", "Update",
 ]  # fmt: skip

@@ -1,9 +1,10 @@
 """The tokenizer: the door to a node, where text becomes token ids and tokens become text.
 
 Owns: the vocabulary and the chat template, and the half-decoded text of every request in flight.
-In: `Generate` (stream of `Chunk`), `Tokenize`, `Detokenize`, `DescribeTokenizer`, `Cancel`; from the scheduler `Progress`; from the worker
-`DescribeVocabulary`, when it is to constrain an output.
-Out, to the scheduler: `Submit`, `Stop`, `Abort` (on the control lane, in order), `DescribeModel`.
+In: `Generate` (stream of `Chunk`), `Tokenize`, `Detokenize`, `DescribeTokenizer`, `Cancel`; from the scheduler `Progress`; from the worker and the
+grammar actor `DescribeVocabulary`, at their first constraint.
+Out, to the scheduler: `Submit`, `Stop`, `Abort` (on the control lane, in order), `DescribeModel`; to the grammar actor `Compile`, before a
+constrained request is submitted.
 When it crashes: nothing is lost but time. Askers see it go down and send their `Generate` again with the tokens they have; the
 text's state is rebuilt from those ids, and the scheduler, which has gone on, re-attaches the live request. When the scheduler goes down, requests
 wait here and are submitted again, with their output so far, to the one that comes up.
@@ -30,8 +31,7 @@ from sgl_actors.actors.scheduler.messages import (
     Submit,
     Update,
 )
-from sgl_actors.actors.tokenizer import admission, prompts, vocabulary
-from sgl_actors.actors.tokenizer.constraints import Constraints
+from sgl_actors.actors.tokenizer import admission, constraints, prompts, vocabulary
 from sgl_actors.actors.tokenizer.generation import Generation, OutOfStep
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
@@ -74,14 +74,11 @@ class TokenizerActor(Actor):
         super().__init__(context)
         self._vocabulary: vocabulary.Vocabulary
         self._prompts: prompts.Prompts
-        self._constraints: Constraints
         self._model: ModelInfo | None = None
         self._model_known = asyncio.Event()
         self._scheduler: Address | None = None
         self._live: dict[str, _Stream] = {}
-        self._preparing: dict[
-            str, Request
-        ] = {}  # their prompt is being tokenised or their constraint checked in a thread, or no model is known
+        self._preparing: dict[str, _Preparation] = {}
         self._ending: Counter[str] = Counter()  # ended here; the scheduler's own end of them is still to come
         self._outbox: list[Sequence] = []
         self._flush: asyncio.Handle | None = None
@@ -92,7 +89,6 @@ class TokenizerActor(Actor):
         began = self.ctx.now()
         self._vocabulary = await asyncio.to_thread(vocabulary.load, self.ctx.config["model"]["path"])
         self._prompts = prompts.Prompts(self._vocabulary)
-        self._constraints = Constraints(self._vocabulary)
         self.log.info(
             "vocabulary loaded", tokens=len(self._vocabulary), seconds=round(self.ctx.now() - began, 3)
         )
@@ -150,29 +146,36 @@ class TokenizerActor(Actor):
         if self._model is not None and checked and prompts.size(message) <= INLINE:
             self._admit(message, self._prompts.ids(message), request)
         else:
-            self._preparing[message.id] = request
-            self.ctx.task(self._prepare(message, request), name=f"prepare {message.id}")
+            self._begin_preparation(message, request)
 
-    async def _prepare(self, message: Generate, request: Request) -> None:
+    def _begin_preparation(self, message: Generate, request: Request) -> None:
+        if message.id in self._preparing:
+            self._preparing[message.id].cancel(f"another asker has taken over request {message.id}")
+        preparation = self._preparing[message.id] = _Preparation(request)
+        request.on_cancel(partial(preparation.cancel, "its asker is gone"))
+        self.ctx.task(self._prepare(message, preparation), name=f"prepare {message.id}")
+
+    async def _prepare(self, message: Generate, preparation: _Preparation) -> None:
         """Admit a request with a long prompt, a constraint or stop patterns, or one that came before the model was known."""
+        request, preparation.task = preparation.request, asyncio.current_task()
         try:
+            if preparation.cancelled:
+                return
             await self._wait_for_model()
             assert self._model is not None
             prompts.check_size(message, self._vocabulary, self._model.context)
-            ids = await asyncio.to_thread(self._ids, message, self._model.eos_ids)
-            if self._preparing.get(message.id) is not request:
-                raise Cancelled(f"request {message.id} was cancelled")
-            if not request.cancelled:
-                self._admit(message, ids, request)
+            if message.sampling.constraint is not None:
+                await constraints.check_constraint(self.ctx, message.sampling.constraint, request)
+            self._admit(message, await asyncio.to_thread(self._ids, message), request)
         except SglActorsError as error:
             request.fail(error)
         finally:
-            if self._preparing.get(message.id) is request:
+            if self._preparing.get(message.id) is preparation:
                 del self._preparing[message.id]
 
-    def _ids(self, message: Generate, eos_ids: tuple[int, ...]) -> list[int]:
-        """The prompt's ids, once what is asked of the output is known to make sense; runs in a thread."""
-        self._constraints.check(message.sampling, eos_ids)
+    def _ids(self, message: Generate) -> list[int]:
+        """The prompt's ids; runs in a thread."""
+        constraints.check_stop_patterns(message.sampling)
         return self._prompts.ids(message)
 
     async def _wait_for_model(self) -> None:
@@ -289,7 +292,8 @@ class TokenizerActor(Actor):
     def _cancel(self, message: Cancel) -> None:
         """Pass an operator's cancellation on, of what is with the scheduler; its `Update` ends the streams."""
         for request_id in list(self._preparing) if message.all else message.ids:
-            self._preparing.pop(request_id, None)
+            if request_id in self._preparing:
+                self._preparing.pop(request_id).cancel(f"request {request_id} was cancelled")
         live = [*self._live] if message.all else [one for one in message.ids if one in self._live]
         if self._scheduler is not None:
             if message.all or live:
@@ -399,7 +403,9 @@ class TokenizerActor(Actor):
         try:
             await self._wait_for_model()
             assert self._model is not None
-            request.reply(await asyncio.to_thread(self._constraints.describe, self._model.eos_ids))
+            request.reply(
+                await asyncio.to_thread(constraints.describe, self._vocabulary, self._model.eos_ids)
+            )
         except SglActorsError as error:
             request.fail(error)
 
@@ -423,6 +429,24 @@ class TokenizerActor(Actor):
             chat_template=self._vocabulary.chat_template,
             vocabulary=len(self._vocabulary),
         )
+
+
+class _Preparation:
+    """A request that is not admitted yet: its constraint is compiled, its prompt is tokenised in a thread, or no model is known."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.task: asyncio.Task[None] | None = None
+        self.cancelled = False
+
+    def cancel(self, why: str) -> None:
+        """End it; of no effect on a request that is admitted or has failed."""
+        if self.task is not None and self.task.done():
+            return
+        self.cancelled = True
+        self.request.fail(Cancelled(why))
+        if self.task is not None:
+            self.task.cancel()
 
 
 class _Stream:

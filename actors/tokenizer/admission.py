@@ -101,6 +101,7 @@ def admit(
             end_ids=tuple(sorted(ends)),
             logit_bias=options.logit_bias,
             constraint=options.constraint,
+            jump_forward=options.jump_forward,
         ),
         logprobs=Logprobs(request.logprobs, request.top_logprobs, request.prompt_logprobs_start),
         output=list(request.output),

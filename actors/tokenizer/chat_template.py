@@ -24,6 +24,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from sgl_actors.actors.tokenizer import tool_turns
 from sgl_actors.actors.tokenizer.messages import ChatMessage
 from sgl_actors.errors import InvalidRequest
 
@@ -58,6 +59,7 @@ class ChatTemplate:
         """
         self.max_seconds = max_seconds
         self.max_output = max_output
+        self.knows_tools = tool_turns.are_known_to(source)
         environment = _Environment(max_output)
         environment.globals["strftime_now"] = lambda layout: clock().strftime(layout)
         environment.globals["raise_exception"] = _raise
@@ -73,8 +75,12 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         continue_final: bool = False,
+        tools: str = "",
     ) -> str:
         """Return the chat as text.
+
+        A template that knows tools in the form of `tool_turns` writes them itself; for any other they, their calls and their answers are put into
+        plain turns.
 
         With `continue_final` the text ends with the content of the last message, which must be an assistant's, so that
         a model goes on with it; no generation prompt is added then.
@@ -84,13 +90,23 @@ class ChatTemplate:
         """
         if not messages:
             raise InvalidRequest("messages must not be empty", param="messages")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            known = json.loads(tools) if tools else None
+            if not self.knows_tools:
+                messages, known = tool_turns.plain(messages, known), None
+            turns = [tool_turns.for_template(message) for message in messages]
+        except (ValueError, TypeError, KeyError):
+            raise InvalidRequest(
+                "tools and tool_calls are the JSON text of lists in the OpenAI API's form", param="messages"
+            ) from None
         if continue_final:
             if messages[-1].role != "assistant":
                 raise InvalidRequest("only an assistant's last message can be continued", param="messages")
             turns[-1]["content"] += _CONTINUE
         text = self._render(
-            messages=turns, add_generation_prompt=add_generation_prompt and not continue_final
+            messages=turns,
+            add_generation_prompt=add_generation_prompt and not continue_final,
+            tools=known,
         )
         if continue_final:
             text, found, _rest = text.rpartition(_CONTINUE)
@@ -104,9 +120,7 @@ class ChatTemplate:
         """Render within the bounds."""
         try:
             with _Deadline(time.monotonic() + self.max_seconds):
-                return _bounded(
-                    self._template.generate(tools=None, documents=None, **variables), self.max_output
-                )
+                return _bounded(self._template.generate(documents=None, **variables), self.max_output)
         except Exception as error:  # noqa: BLE001 - whatever a template's expressions may raise
             raise InvalidRequest(f"the model's chat template: {_describe(error)}", param="messages") from None
 

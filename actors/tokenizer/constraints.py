@@ -1,77 +1,52 @@
-"""What a request asks of its output, checked before the request is admitted: the constraint is compiled as the worker will do it, stop patterns are too.
-
-That takes from a fraction of a millisecond to, for sources made to be slow, about a second, so it is to be done in a thread. Nothing of what it takes is
-loaded before the first constraint.
-"""
+"""What a request asks of its output, checked before the request is admitted: the grammar actor compiles the constraint, stop patterns are compiled here."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from threading import Lock
-from typing import TYPE_CHECKING
+import asyncio
 
+from sgl_actors.actors.grammar.messages import Compile, Compiled
+from sgl_actors.actors.microkernel import Context, Request
 from sgl_actors.actors.tokenizer.messages import SamplingOptions, VocabularyInfo
 from sgl_actors.actors.tokenizer.stop_patterns import compile_pattern
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
-from sgl_actors.errors import InvalidRequest
+from sgl_actors.errors import ActorDown, NotReady
 from sgl_actors.lang.constraints.constraint import Constraint
 
-if TYPE_CHECKING:
-    from sgl_actors.lang.constraints.grammar import Compiler
+PATIENCE = 30.0
+"""Seconds that a request waits for a grammar actor that is down."""
+RETRY = 0.1
+"""Seconds between two questions to it."""
+LONGEST = 600.0
+"""Seconds that a request without a deadline waits for its constraint."""
 
-REMEMBERED = 1024
-"""Constraints whose verdict is kept."""
+
+def describe(vocabulary: Vocabulary, eos_ids: tuple[int, ...]) -> VocabularyInfo:
+    """The vocabulary as grammars need it; `eos_ids` where the checkpoint's tokenizer names none. Takes a fraction of a second."""
+    return VocabularyInfo(vocabulary.tokenizer.to_str(), len(vocabulary), vocabulary.eos_ids or eos_ids)
 
 
-class Constraints:
-    """Checks, for one vocabulary. Any number of threads may use it."""
+def check_stop_patterns(options: SamplingOptions) -> None:
+    """Raise `InvalidRequest` for one that does not compile or makes no sense. May take long: not for the loop."""
+    for source in options.stop_regex:
+        compile_pattern(source)
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._verdict = lru_cache(REMEMBERED)(self._compile)
-        self._compiler: Compiler | None = None
-        self._setting_up = Lock()
 
-    def __repr__(self) -> str:
-        return f"<Constraints {self._verdict.cache_info()}>"
+async def check_constraint(ctx: Context, constraint: Constraint, request: Request) -> None:
+    """Have it compiled, so that the request's steps wait for nothing.
 
-    def describe(self, eos_ids: tuple[int, ...]) -> VocabularyInfo:
-        """The vocabulary as the worker needs it; `eos_ids` where the checkpoint's tokenizer names none."""
-        vocabulary = self._vocabulary
-        return VocabularyInfo(vocabulary.tokenizer.to_str(), len(vocabulary), vocabulary.eos_ids or eos_ids)
-
-    def check(self, options: SamplingOptions, eos_ids: tuple[int, ...]) -> None:
-        """Check the constraint and the stop patterns.
-
-        Raises:
-            InvalidRequest: naming the field and what is wrong with it.
-        """
-        for source in options.stop_regex:
-            compile_pattern(source)
-        if options.constraint is None:
-            return
-        problem = self._verdict(options.constraint, eos_ids)
-        if problem is not None:
-            raise InvalidRequest(problem.message, param=problem.param)
-
-    def _compile(self, constraint: Constraint, eos_ids: tuple[int, ...]) -> InvalidRequest | None:
-        """What is wrong with it. The first mask belongs to that: some limits show only then, and so does what no output satisfies."""
-        import numpy as np
-
-        from sgl_actors.lang.constraints.grammar import mask_words
-
-        row = np.zeros(mask_words(len(self._vocabulary)), dtype=np.int32)
+    Raises:
+        InvalidRequest: what is wrong with it.
+        NotReady: the grammar actor did not come up.
+        Overloaded, DeadlineExceeded: too many wait for theirs.
+    """
+    until = ctx.now() + PATIENCE
+    while True:
+        left = LONGEST if request.remaining is None else max(RETRY, request.remaining)
         try:
-            self._set_up(eos_ids).compile(constraint).mask_into(row)
-        except InvalidRequest as error:
-            return error
-        return None
-
-    def _set_up(self, eos_ids: tuple[int, ...]) -> Compiler:
-        with self._setting_up:
-            if self._compiler is None:
-                from sgl_actors.lang.constraints.llguidance_grammar import LlguidanceCompiler
-
-                info = self.describe(eos_ids)
-                self._compiler = LlguidanceCompiler(info.tokenizer, info.eos_ids, info.size)
-            return self._compiler
+            await ctx.call("grammar", Compile(constraint), Compiled, timeout=left, trace=request.trace)
+        except ActorDown:
+            if ctx.now() >= until:
+                raise NotReady("constraints cannot be compiled: the grammar actor is down") from None
+            await asyncio.sleep(RETRY)
+        else:
+            return

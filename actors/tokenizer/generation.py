@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sgl_actors.actors.scheduler.messages import Finish, Sequence, Stop, Update
+from sgl_actors.actors.scheduler.messages import Decoding, Finish, Sequence, Stop, Update
 from sgl_actors.actors.tokenizer.detokeniser import Detokeniser
 from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions
 from sgl_actors.actors.tokenizer.stops import Stops
@@ -38,6 +38,7 @@ class Generation:
         self._logprobs: list[TokenLogprob] = []  # of ids[len(sequence.output):]
         self._prompt_logprobs: list[TokenLogprob] = []
         self._cached = 0
+        self._decoding = Decoding()
         self._text: list[str] = []  # not given out yet
         self._sent = 0  # tokens given out
         self._told = False  # whether the asker has the prompt's data
@@ -86,6 +87,7 @@ class Generation:
         if known < 0:
             raise OutOfStep
         self._cached = max(self._cached, update.cached)
+        self._decoding = update.decoding
         self._take_prompt_logprobs(update.prompt_logprobs)
         fresh = update.token_ids[known:]
         logprobs = update.logprobs[known:] if update.logprobs else []
@@ -113,6 +115,7 @@ class Generation:
             finish=self.finish,
             completion_tokens=len(self.ids),
             prompt_ids=self.sequence.prompt if first else [],
+            decoding=self._decoding,
         )
         self._told = True
         self._sent = len(self.ids)

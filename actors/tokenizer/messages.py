@@ -5,16 +5,27 @@ from __future__ import annotations
 import msgspec
 
 from sgl_actors.actors.microkernel.wire import Message
-from sgl_actors.actors.scheduler.messages import Finish
+from sgl_actors.actors.scheduler.messages import Decoding, Finish
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.lang.constraints.constraint import Constraint
 
 
 class ChatMessage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """One turn of a chat: role as the template knows it (system, user, assistant, …) and its text."""
+    """One turn of a chat.
+
+    Attributes:
+        role: as the template knows it: system, user, assistant, tool (what a tool answered), …
+        content: its text.
+        tool_calls: the assistant's calls, as the JSON text of a list in the OpenAI API's form; "" for none.
+        tool_call_id: of a tool's turn, the call that it answers.
+        name: of a tool's turn, the tool.
+    """
 
     role: str
     content: str
+    tool_calls: str = ""
+    tool_call_id: str = ""
+    name: str = ""
 
 
 class SamplingOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -32,6 +43,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, array_like=True, omit_default
         stop_regex: regular expressions whose first match ends the output and is trimmed from it, as a stop string is.
         constraint: what the output has to be as a whole. An end token is possible where the output is complete, and nothing else where it
             cannot go on, whatever `min_tokens` says; stop strings, stop ids and `max_tokens` may still end it before that.
+        jump_forward: append text that the constraint leaves no choice about in one go; the text is the same without, it only takes longer.
     """
 
     max_tokens: int | None = 128
@@ -52,6 +64,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, array_like=True, omit_default
     seed: int | None = None
     stop_regex: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    jump_forward: bool = True
 
 
 class Generate(Message):
@@ -63,6 +76,7 @@ class Generate(Message):
         input_ids: prompt in token ids.
         messages: chat; rendered with the model's template, plus the generation prompt unless `continue_final`.
         continue_final: the last message is an assistant's and is to be continued.
+        tools: functions that the chat is told of, as the JSON text of a list in the OpenAI API's form; "" for none.
         logprobs: report output tokens' log probabilities.
         top_logprobs: and that many alternatives.
         prompt_logprobs_start: report the prompt's from this index on; -1 for none.
@@ -87,6 +101,7 @@ class Generate(Message):
     program: str = ""
     salt: str = ""
     priority: int = 0
+    tools: str = ""
 
 
 class Chunk(Message):
@@ -103,6 +118,7 @@ class Chunk(Message):
         finish: set in the last chunk.
         completion_tokens: output tokens so far that count (to the token that completed the stop).
         prompt_ids: prompt token ids, in the first chunk only.
+        decoding: how the output was made, so far.
     """
 
     first_index: int
@@ -115,6 +131,7 @@ class Chunk(Message):
     finish: Finish | None = None
     completion_tokens: int = 0
     prompt_ids: list[int] = []
+    decoding: Decoding = Decoding()
 
 
 class Tokenize(Message):
@@ -122,6 +139,7 @@ class Tokenize(Message):
 
     Attributes:
         tenant: on whose earlier prompts the work may build, within `salt`; "" builds on none and leaves nothing behind.
+        tools: as in `Generate`.
     """
 
     text: str | None = None
@@ -131,6 +149,7 @@ class Tokenize(Message):
     continue_final: bool = False
     tenant: str = ""
     salt: str = ""
+    tools: str = ""
 
 
 class TokenIds(Message):

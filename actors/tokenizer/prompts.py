@@ -40,7 +40,7 @@ class Prompts:
         if request.input_ids is not None:
             return request.input_ids
         if request.messages is not None:
-            text = self.render(request.messages, continue_final=request.continue_final)
+            text = self.render(request.messages, continue_final=request.continue_final, tools=request.tools)
         else:
             text = request.text or ""
         return self._encode(text, request.tenant, request.salt)
@@ -58,6 +58,7 @@ class Prompts:
                 request.messages,
                 add_generation_prompt=request.add_generation_prompt,
                 continue_final=request.continue_final,
+                tools=request.tools,
             )
         else:
             text = request.text or ""
@@ -71,12 +72,16 @@ class Prompts:
         *,
         add_generation_prompt: bool = True,
         continue_final: bool = False,
+        tools: str = "",
     ) -> str:
         """The chat as the model's template writes it."""
         if isinstance(self._template, InvalidRequest):
             raise InvalidRequest(self._template.message, param="messages")
         return self._template.render(
-            messages, add_generation_prompt=add_generation_prompt, continue_final=continue_final
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final=continue_final,
+            tools=tools,
         )
 
     def _encode(self, text: str, tenant: str, salt: str) -> list[int]:
@@ -120,4 +125,5 @@ def check_size(request: Generate, vocabulary: Vocabulary, context: int) -> None:
 def size(request: Generate | Tokenize) -> int:
     """Characters that have to be tokenised."""
     messages = request.messages or ()
-    return len(request.text or "") + sum(len(message.content) for message in messages)
+    turns = sum(len(message.content) + len(message.tool_calls) for message in messages)
+    return len(request.text or "") + turns + len(request.tools)

@@ -1,8 +1,9 @@
 """The worker: owns the weights, the KV pool and the batch of one device.
 
-In: `Describe` (call), `Step` and `Reset` (casts from the scheduler). Out: `StepDone`, `NeedFull` and `ResetDone`, cast to whoever sent
-the message they answer, on the control lane: answers of all kinds arrive in the order of what they answer. Before its first constrained
-sequence it asks the tokenizer for the vocabulary (`DescribeVocabulary`).
+In: `Describe` (call), `Prepare` (call from the grammar actor), `Step` and `Reset` (casts from the scheduler). Out: `StepDone`, `NeedFull` and
+`ResetDone`, cast to whoever sent the message they answer, on the control lane: answers of all kinds arrive in the order of what they answer.
+For its first constraint it asks the tokenizer for the vocabulary (`DescribeVocabulary`), and for one that only its predecessor was told the grammar
+actor (`Compile`).
 
 Steps run one after the other in a thread of their own, in which torch lets go of the interpreter, so that the actor's loop keeps
 answering. Steps and resets wait in one short queue: a `ResetDone` therefore follows everything that ran before it. Steps that still wait
@@ -16,28 +17,42 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
+from sgl_actors.actors.grammar.messages import Compile, Compiled
 from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
 from sgl_actors.actors.tokenizer.messages import DescribeVocabulary, VocabularyInfo
 from sgl_actors.actors.worker.batch import StaleBatchError
-from sgl_actors.actors.worker.messages import Describe, ModelInfo, NeedFull, Options, Reset, ResetDone, Step
+from sgl_actors.actors.worker.messages import (
+    Describe,
+    ModelInfo,
+    NeedFull,
+    Options,
+    Prepare,
+    Prepared,
+    Reset,
+    ResetDone,
+    Step,
+)
 from sgl_actors.errors import InvalidRequest, SglActorsError
+from sgl_actors.lang.constraints.constraint import Constraint
 
 if TYPE_CHECKING:
     from sgl_actors.actors.worker.runner import ModelRunner
+
+M = TypeVar("M", bound=Message)
 
 SPIN_COUNT = "3000"
 """Iterations that a waiting OpenMP thread spins before it sleeps (libgomp's GOMP_SPINCOUNT)."""
 QUEUE = 64
 """Steps and resets waiting; the sender runs at most a few ahead."""
 PATIENCE = 10.0
-"""Seconds that steps wait for the tokenizer's answer about the vocabulary; after that constrained sequences fail, and the next one asks again."""
+"""Seconds that steps wait for the tokenizer and the grammar actor; after that constrained sequences fail, and the next one asks again."""
 RETRY = 0.1
-"""Seconds between two questions to a tokenizer that is down."""
+"""Seconds between two questions to one of them that is down."""
 PROGRESS = 0.25
 """Share of the weights between two lines of progress in the log."""
 
@@ -61,6 +76,7 @@ class WorkerActor(Actor):
         self._runner: ModelRunner | None = None
         self._info: ModelInfo | None = None
         self._loaded = (0, 0)
+        self._learning = asyncio.Lock()
 
     def loading(self, done: int, total: int) -> None:
         """Note how many bytes of the weights have been read; called from the loading thread."""
@@ -101,6 +117,8 @@ class WorkerActor(Actor):
             case Describe():
                 assert self._info is not None
                 return self._info
+            case Prepare():
+                self.ctx.task(self._prepare(message, request), name="prepare")
             case _:
                 raise InvalidRequest(f"the worker does not take {message.TAG}")
         return None
@@ -138,8 +156,10 @@ class WorkerActor(Actor):
                 await self._step(runner, job.message, job.sender)
 
     async def _step(self, runner: ModelRunner, step: Step, sender: Address) -> None:
-        if runner.grammars.compiler is None and any(new.sampling.constraint for new in step.start):
-            await self._learn_vocabulary(runner)
+        until = self.ctx.now() + PATIENCE
+        for constraint in {new.sampling.constraint for new in step.start}:
+            if constraint is not None and not runner.grammars.knows(constraint):
+                await self._recall(runner, constraint, until)
         try:
             done = await asyncio.get_running_loop().run_in_executor(self._thread, runner.execute, step)
         except StaleBatchError as error:
@@ -151,29 +171,53 @@ class WorkerActor(Actor):
                 self.log.warning("sequence failed", seq=result.seq, why=result.error)
         self.ctx.cast(sender, done, control=True)
 
-    async def _learn_vocabulary(self, runner: ModelRunner) -> None:
-        """Ask the tokenizer, which was up a moment ago: the constrained sequence came through it."""
-        from sgl_actors.lang.constraints.llguidance_grammar import LlguidanceCompiler
+    async def _prepare(self, message: Prepare, request: Request) -> None:
+        """Load a constraint; whatever goes wrong with it, the worker lives on."""
+        assert self._runner is not None
+        try:
+            await self._load(self._runner, message.constraint, message.automaton, self.ctx.now() + PATIENCE)
+        except Exception as error:  # noqa: BLE001 - it goes to the asker
+            self.log.warning("constraint not loaded", kind=message.constraint.kind, error=repr(error)[:500])
+            request.fail(error)
+        else:
+            request.reply(Prepared())
+
+    async def _recall(self, runner: ModelRunner, constraint: Constraint, until: float) -> None:
+        """Have the grammar actor say again what it told our predecessor; without an answer the step fails the sequence."""
+        try:
+            compiled = await self._ask("grammar", Compile(constraint, prepare=False), Compiled, until)
+            await self._load(runner, constraint, compiled.automaton, until)
+        except Exception as error:  # noqa: BLE001 - the sequence's error, not the worker's
+            self.log.warning("constraint not known", kind=constraint.kind, error=repr(error)[:500])
+
+    async def _load(
+        self, runner: ModelRunner, constraint: Constraint, automaton: bytes, until: float
+    ) -> None:
+        """Make it known, in a thread beside the one of the steps; the first one needs the vocabulary."""
+        async with self._learning:
+            if not runner.grammars.ready:
+                await self._learn_vocabulary(runner, until)
+        if not runner.grammars.knows(constraint):
+            await asyncio.to_thread(runner.grammars.prepare, constraint, automaton)
+
+    async def _learn_vocabulary(self, runner: ModelRunner, until: float) -> None:
+        from sgl_actors.lang.constraints.engines import Engines
 
         assert self._info is not None
-        rows = self._info.vocabulary
-        until = self.ctx.now() + PATIENCE
-        while (left := until - self.ctx.now()) > 0:
+        info = await self._ask("tokenizer", DescribeVocabulary(), VocabularyInfo, until)
+        rows = max(self._info.vocabulary, info.size)
+        runner.grammars.set_up(await asyncio.to_thread(Engines, info.tokenizer, info.eos_ids, rows))
+
+    async def _ask(self, name: str, question: Message, expect: type[M], until: float) -> M:
+        """Ask an actor that may be coming up again. Raises what it raises from `until` on, and at once where asking again is no use."""
+        while True:
+            left = max(RETRY, until - self.ctx.now())
             try:
-                info = await self.ctx.call(
-                    "tokenizer", DescribeVocabulary(), VocabularyInfo, timeout=left, control=True
-                )
-                runner.grammars.compiler = await asyncio.to_thread(
-                    LlguidanceCompiler, info.tokenizer, info.eos_ids, max(rows, info.size)
-                )
-            except InvalidRequest as error:
-                self.log.warning("outputs cannot be constrained", error=error.message)
-                return
+                return await self.ctx.call(name, question, expect, timeout=left, control=True)
             except SglActorsError as error:
-                self.log.warning("vocabulary not known", error=error.message)
-                await asyncio.sleep(RETRY)
-            else:
-                return
+                if not error.retryable or self.ctx.now() >= until:
+                    raise
+            await asyncio.sleep(RETRY)
 
 
 class _ProgressLog:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from sgl_actors.actors.worker.messages import Logprobs, NewSequence, Sampling, Step, Work
+from sgl_actors.actors.worker.messages import JUMP, Logprobs, NewSequence, Sampling, Step, Work
 from sgl_actors.actors.worker.sample_row import Forbidden, SampleRow
+from sgl_actors.lang.constraints.forced import CONTEXT
 from sgl_actors.lang.constraints.grammar import Grammar
 
 Slots = np.ndarray[Any, np.dtype[np.int64]]
@@ -38,6 +39,21 @@ class Limits:
     page_size: int
 
 
+@dataclass(frozen=True)
+class Written:
+    """Output tokens that are known.
+
+    Attributes:
+        tokens: at least one, but for a result without any.
+        held_back: tokens of forced text behind them that may still change.
+        chosen: the first is the model's choice; the others, and otherwise all, leave it none.
+    """
+
+    tokens: tuple[int, ...]
+    held_back: int = 0
+    chosen: bool = True
+
+
 @dataclass
 class HeldSequence:
     """One sequence of the batch.
@@ -48,7 +64,9 @@ class HeldSequence:
         slots: pool slot of every token its pages can hold.
         contiguous: those slots are consecutive numbers.
         output_counts, seen: token statistics for the penalties; kept only if its sampling has any.
-        grammar: where the output stands under its constraint, from the first sample on.
+        grammar: where the output stands under its constraint, `written` included, from the first sample on.
+        written: output that is known and has not been appended yet.
+        scored: how many leading tokens have had their log probability reported, or will not have it.
     """
 
     seq: int
@@ -62,6 +80,8 @@ class HeldSequence:
     output_counts: Counter[int] = field(default_factory=Counter)
     seen: dict[int, None] = field(default_factory=dict)
     grammar: Grammar | None = None
+    written: Written | None = None
+    scored: int = 0
 
     @property
     def counts_tokens(self) -> bool:
@@ -81,12 +101,22 @@ class HeldSequence:
         self.contiguous = self.contiguous and bool((np.diff(joint) == 1).all())
         self.slots = np.concatenate((self.slots, more))
 
-    def append(self, token: int) -> None:
-        """Take up a sampled token. Raises `InvalidRequest` if its constraint cannot go on from there."""
-        if self.grammar is not None:
-            self.grammar.advance(token)
-        self.token_ids.append(token)
-        self.note((token,), output=True)
+    def write(self, written: Written, jump: int) -> Written:
+        """Append what is written now, at most `jump` tokens behind the first and nothing behind an end token, and return it; the rest stays for later."""
+        tokens = written.tokens[: 1 + jump]
+        for place, token in enumerate(tokens):
+            if token in self.sampling.end_ids:
+                tokens = tokens[: place + 1]
+                break
+        rest = written.tokens[len(tokens) :]
+        self.written = Written(rest, chosen=False) if rest else None
+        self.token_ids += tokens
+        self.note(tokens, output=True)
+        return Written(tokens, written.held_back, written.chosen)
+
+    def output_tail(self) -> list[int]:
+        """The last output tokens, enough to encode what follows."""
+        return self.token_ids[max(self.prompt_length, len(self.token_ids) - CONTEXT) :]
 
     def note(self, tokens: Sequence[int], *, output: bool) -> None:
         """Update the token statistics."""
@@ -127,6 +157,13 @@ class Run:
             return range(0)
         begin = max(first, self.start + 1) if self.start else max(first, 0)
         return range(begin, min(self.stop + 1, self.sequence.prompt_length))
+
+    def forced_targets(self) -> range:
+        """Positions of the forced tokens whose log probability this run reports."""
+        sequence = self.sequence
+        if not sequence.logprobs.output:
+            return range(0)
+        return range(sequence.scored, min(self.stop + 1, len(sequence.token_ids)))
 
 
 @dataclass(frozen=True)
@@ -188,11 +225,17 @@ class Batch:
                 errors[work.seq] = str(error)
         return Plan([run for run in runs if run.sequence.seq not in errors], errors)
 
-    def finish(self, run: Run, token: int | None) -> None:
-        """Record that `run` was computed and which token was sampled after it. Raises `InvalidRequest` as `append` does."""
-        run.sequence.computed = run.stop
-        if token is not None:
-            run.sequence.append(token)
+    def finish(self, run: Run, written: Written | None) -> Written | None:
+        """Record that `run` was computed and what is written after it; returns how much of it now, at most `JUMP` tokens behind the first."""
+        sequence = run.sequence
+        sequence.computed = run.stop
+        targets = run.forced_targets()
+        if targets:
+            sequence.scored = targets.stop
+        if written is None:
+            return None
+        sequence.scored = len(sequence.token_ids) + 1
+        return sequence.write(written, JUMP if sequence.sampling.jump_forward else 0)
 
     def drop(self, seq: int) -> None:
         """Forget a sequence that failed."""
@@ -219,6 +262,7 @@ class Batch:
         held = HeldSequence(
             new.seq, list(new.token_ids), new.prompt_length, new.cached, new.sampling, new.logprobs
         )
+        held.scored = len(new.token_ids)
         self._extend(held, new.pages)
         if len(held.slots) < new.cached:
             raise BadSequenceError(f"{new.cached} cached tokens do not fit into {len(new.pages)} pages")
@@ -242,6 +286,9 @@ class Batch:
             raise BadSequenceError(f"{stop} tokens do not fit into pages for {len(held.slots)}")
         if stop > self.limits.context:
             raise BadSequenceError(f"{stop} tokens are over the context of {self.limits.context}")
+        if work.sample and held.sampling.constraint is not None:
+            stop = min(len(held.token_ids), len(held.slots))
+            return Run(held, held.computed, stop, stop == len(held.token_ids))
         if work.sample and stop < len(held.token_ids):
             raise BadSequenceError(f"cannot sample: {len(held.token_ids) - stop} known tokens have no KV yet")
         return Run(held, held.computed, stop, work.sample)

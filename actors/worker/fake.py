@@ -6,6 +6,8 @@ made from the slot of the token before, so a page that holds something else show
 
 ``[fake]`` of the configuration: ``delay`` seconds per step (default 0), ``context`` (8192), ``vocabulary`` (49152), ``poison``: a
 token id that crashes the worker when it is computed as part of a prompt (-1: none).
+
+A constraint changes no output: under one, some tokens count as forced by those before them, and are appended together with them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from sgl_actors.actors.worker.messages import (
     NeedFull,
     NewSequence,
     Options,
+    Prepare,
+    Prepared,
     Reset,
     ResetDone,
     Sampling,
@@ -77,6 +81,11 @@ def next_token(state: int, sampling: Sampling, generated: int, vocabulary: int) 
     return token
 
 
+def forces(state: int) -> int:
+    """How many tokens are forced after a token that made the prefix with hash `state`, under a constraint."""
+    return (0, 0, 1, 0, 7, 2, 0, 23)[state % 8]
+
+
 def score(state: int, token_id: int, top: int, vocabulary: int) -> TokenLogprob:
     """Made-up log probabilities of `token_id` and `top` others after the prefix with hash `state`."""
     others = [((state + rank) % vocabulary, -0.5 * (rank + 1)) for rank in range(top)]
@@ -101,12 +110,13 @@ def complete(
 
 @dataclass(slots=True)
 class _Held:
-    """A sequence in the batch; `computed` leading tokens have their hash in the pool."""
+    """A sequence in the batch; `computed` leading tokens have their hash in the pool, `scored` have had their log probability reported."""
 
     new: NewSequence
     tokens: list[int]
     pages: list[int]
     computed: int
+    scored: int
 
 
 class FakeModel:
@@ -137,7 +147,9 @@ class FakeModel:
         for seq in step.end:
             self._held.pop(seq, None)
         for new in step.start:
-            self._held[new.seq] = _Held(new, list(new.token_ids), list(new.pages), new.cached)
+            self._held[new.seq] = _Held(
+                new, list(new.token_ids), list(new.pages), new.cached, len(new.token_ids)
+            )
         return StepDone(step.epoch, step.number, [self._run(work) for work in step.work])
 
     def holds(self, tokens: list[int], pages: list[int], count: int) -> bool:
@@ -163,7 +175,11 @@ class FakeModel:
             return SequenceResult(work.seq, error=f"sequence {work.seq} is not in the batch")
         held.pages += work.pages
         start, stop = held.computed, held.computed + work.count
-        if stop > len(held.tokens) or (work.sample and stop < len(held.tokens)):
+        sampling = held.new.sampling
+        if work.sample and sampling.constraint is not None:
+            stop = max(stop, min(len(held.tokens), len(held.pages) * self.info.page_size))
+        short = work.sample and stop < len(held.tokens)
+        if stop > len(held.tokens) or (short and sampling.constraint is None):
             del self._held[work.seq]
             return SequenceResult(
                 work.seq, error=f"cannot run tokens {start} to {stop} of {len(held.tokens)}"
@@ -180,13 +196,52 @@ class FakeModel:
             self.pool[self._slot(held.pages, index)] = states[-1]
         held.computed = stop
         scores = self._score_prompt(held, start, stop, states)
-        if not work.sample:
-            return SequenceResult(work.seq, prompt_logprobs=scores)
+        late = self._score_forced(held, start, stop, states)
+        ran = stop - start
+        if not work.sample or short:
+            return SequenceResult(work.seq, ran=ran, forced_logprobs=late, prompt_logprobs=scores)
         new, vocabulary = held.new, self.info.vocabulary
-        token = next_token(states[-1], new.sampling, len(held.tokens) - new.prompt_length, vocabulary)
-        held.tokens.append(token)
+        token = self._write(held, states[-1])
         wanted = score(states[-1], token, new.logprobs.top, vocabulary) if new.logprobs.output else None
-        return SequenceResult(work.seq, token, wanted, scores)
+        held.scored = len(held.tokens)
+        if sampling.constraint is None or not sampling.jump_forward:
+            return SequenceResult(
+                work.seq, token, ran=ran, logprob=wanted, forced_logprobs=late, prompt_logprobs=scores
+            )
+        state = extend(states[-1], token)
+        forced: list[int] = []
+        while len(forced) < forces(extend(states[-1], token)) and held.tokens[-1] not in sampling.end_ids:
+            forced.append(self._write(held, state))
+            state = extend(state, forced[-1])
+        return SequenceResult(
+            work.seq,
+            token,
+            tuple(forced),
+            ran=ran,
+            logprob=wanted,
+            forced_logprobs=late,
+            prompt_logprobs=scores,
+        )
+
+    def _write(self, held: _Held, state: int) -> int:
+        """Append the next token."""
+        output = len(held.tokens) - held.new.prompt_length
+        held.tokens.append(next_token(state, held.new.sampling, output, self.info.vocabulary))
+        return held.tokens[-1]
+
+    def _score_forced(
+        self, held: _Held, start: int, stop: int, states: list[int]
+    ) -> tuple[TokenLogprob, ...]:
+        """Of the tokens that were appended as forced and have been run now; as `_score_prompt`."""
+        logprobs = held.new.logprobs
+        if not logprobs.output:
+            return ()
+        targets = range(held.scored, min(stop + 1, len(held.tokens)))
+        held.scored = max(held.scored, targets.stop)
+        return tuple(
+            score(states[index - start], held.tokens[index], logprobs.top, self.info.vocabulary)
+            for index in targets
+        )
 
     def _score_prompt(
         self, held: _Held, start: int, stop: int, states: list[int]
@@ -247,6 +302,8 @@ class FakeWorker(Actor):
                 self.ctx.cast(request.sender, self.model.reset(message.epoch), control=True)
             case Describe():
                 return self.model.info
+            case Prepare():
+                return Prepared()
             case _:
                 return await super().receive(message, request)
         return None

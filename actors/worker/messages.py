@@ -11,6 +11,9 @@ import msgspec
 from sgl_actors.actors.microkernel.wire import Message
 from sgl_actors.lang.constraints.constraint import Constraint
 
+JUMP = 64
+"""Most tokens that the worker appends behind one sampled token; what is forced beyond them follows with the next step."""
+
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[model]` of node.toml.
@@ -49,6 +52,7 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
         logit_bias: (token id, value added to its logit).
         constraint: what the output has to be as a whole; tokens that it does not allow are left out after penalties and bias, before temperature,
             top_k, top_p and min_p, which therefore choose among those allowed.
+        jump_forward: append text that the constraint leaves no choice about in one go; without, the same tokens come one by one.
     """
 
     seed: int
@@ -63,6 +67,7 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
     end_ids: tuple[int, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
     constraint: Constraint | None = None
+    jump_forward: bool = True
 
     def ended_by(self, token_id: int, generated: int) -> bool:
         """Whether an output of `generated` tokens has ended with `token_id`, its last: by an end token that does not come too early.
@@ -149,7 +154,8 @@ class Work(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
     Attributes:
         seq: the sequence.
-        count: how many of its next tokens without KV are run (a prefill chunk; 1 when decoding).
+        count: how many of its next tokens without KV are run (a prefill chunk; when decoding 1 and those that were forced). With `sample`, forced
+            tokens that the sender had not heard of are run too, as far as the pages reach.
         pages: pages appended to the sequence before running.
         sample: sample a token after the last one run and append it to the sequence; only legal when
             no known token is left without KV.
@@ -159,6 +165,22 @@ class Work(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     count: int = 1
     pages: tuple[int, ...] = ()
     sample: bool = True
+
+
+class Prepare(Message):
+    """Call, answered by `Prepared`: sequences under this constraint will come, so that their steps do not wait for it to be read.
+
+    Attributes:
+        constraint: what they carry.
+        automaton: the compiled constraint (`automaton.Automaton.pack`), empty if llguidance is to read the source.
+    """
+
+    constraint: Constraint
+    automaton: bytes = b""
+
+
+class Prepared(Message):
+    """It is known here."""
 
 
 class Step(Message):
@@ -192,7 +214,12 @@ class SequenceResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults
 
     Attributes:
         token_id: the sampled token, -1 if none was.
+        forced: tokens after it that the constraint left no choice about; they have no KV yet.
+        chosen: `token_id` is the model's choice, not forced like those after it.
+        held_back: tokens of forced text that were left out of `forced`, as they may still be joined with what follows.
+        ran: tokens that were run; 0 for as many as the work says.
         logprob: of the sampled token, if asked for.
+        forced_logprobs: of tokens that an earlier result had as `forced` and this step has run, if asked for.
         prompt_logprobs: of the prompt tokens from max(prompt_start, first token of this chunk) on, in order over the steps;
             the chunks of a prefill put together give exactly prompt[prompt_start:].
         error: why this sequence alone failed (others of the batch are unharmed); it has left the batch.
@@ -201,7 +228,12 @@ class SequenceResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults
 
     seq: int
     token_id: int = -1
+    forced: tuple[int, ...] = ()
+    held_back: int = 0
+    chosen: bool = True
+    ran: int = 0
     logprob: TokenLogprob | None = None
+    forced_logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str = ""
     code: str = ""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sgl_actors.actors.worker.batch import Batch, Limits, Run
-from sgl_actors.actors.worker.grammars import Grammars
+from sgl_actors.actors.worker.batch import Batch, HeldSequence, Limits, Run, Written
+from sgl_actors.actors.worker.grammars import Grammars, Next
 from sgl_actors.actors.worker.log_probabilities import log_probabilities
 from sgl_actors.actors.worker.messages import SequenceResult, Step, StepDone, TokenLogprob
 from sgl_actors.actors.worker.model.causal_lm import HEAD_ROWS, CausalLM, ForwardBatch
@@ -44,13 +44,18 @@ class Counters:
 
 @dataclass
 class _Outcome:
-    """What came of one run; `token` -1 for none."""
+    """What came of one run."""
 
-    token: int = -1
+    written: Written | None = None
     logprob: TokenLogprob | None = None
+    forced: list[TokenLogprob] = field(default_factory=list)
     prompt: list[TokenLogprob] = field(default_factory=list)
     error: str = ""
     code: str = ""
+
+    def fail(self, error: SglActorsError) -> None:
+        """End the run with `error`."""
+        self.error, self.code = error.message, error.code
 
 
 class ModelRunner:
@@ -112,16 +117,24 @@ class ModelRunner:
         ends = np.cumsum([run.stop - run.start for run in runs])
         outcomes = [_Outcome() for _ in runs]
         for run, outcome, end in zip(runs, outcomes, ends.tolist(), strict=True):
-            outcome.prompt = self._score_prompt(run, hidden[end - (run.stop - run.start) : end])
+            own = hidden[end - (run.stop - run.start) : end]
+            outcome.prompt = self._score_known(run, run.prompt_targets(), own)
+            outcome.forced = self._score_known(run, run.forced_targets(), own)
         self._check_finite(hidden[torch.from_numpy(ends - 1).to(self._device)], outcomes)
         forbidden = self._check_grammars(runs, outcomes, filling.result())
-        sampled = [index for index, run in enumerate(runs) if run.sample and not outcomes[index].error]
+        sampled = [index for index in range(len(runs)) if self._needs_logits(runs[index], outcomes[index])]
         for begin in range(0, len(sampled), HEAD_ROWS):
             part = sampled[begin : begin + HEAD_ROWS]
             rows = torch.from_numpy(ends[part] - 1).to(self._device)
             of_part = [runs[index] for index in part], [outcomes[index] for index in part]
             self._sample(*of_part, hidden[rows], forbidden)
         return outcomes
+
+    @staticmethod
+    def _needs_logits(run: Run, outcome: _Outcome) -> bool:
+        """Whether there is a token to choose, or one to score."""
+        wanted = outcome.written is None or run.sequence.logprobs.output
+        return run.sample and not outcome.error and wanted
 
     @staticmethod
     def _check_finite(last: torch.Tensor, outcomes: list[_Outcome]) -> None:
@@ -132,17 +145,19 @@ class ModelRunner:
 
     @staticmethod
     def _check_grammars(
-        runs: list[Run], outcomes: list[_Outcome], filled: dict[int, Forbidden | SglActorsError]
+        runs: list[Run], outcomes: list[_Outcome], filled: dict[int, Next | SglActorsError]
     ) -> dict[int, Forbidden]:
-        """Fail runs whose grammar cannot go on; what the others forbid, by sequence number."""
+        """Fail runs whose grammar cannot go on, and enter what is written without a choice; what the others forbid, by sequence number."""
         forbidden: dict[int, Forbidden] = {}
         for run, outcome in zip(runs, outcomes, strict=True):
             found = filled.get(run.sequence.seq)
             if isinstance(found, SglActorsError):
                 if not outcome.error:
-                    outcome.error, outcome.code = found.message, found.code
+                    outcome.fail(found)
+            elif found is not None and found.forbidden is not None:
+                forbidden[run.sequence.seq] = found.forbidden
             elif found is not None:
-                forbidden[run.sequence.seq] = found
+                outcome.written = found.written
         return forbidden
 
     def _sample(
@@ -153,24 +168,63 @@ class ModelRunner:
         forbidden: dict[int, Forbidden],
     ) -> None:
         logits = self.model.logits(hidden)
-        rows = [run.sequence.sample_row(forbidden.get(run.sequence.seq)) for run in runs]
-        tokens = sample(logits, rows)
-        for outcome, token in zip(outcomes, tokens, strict=True):
-            outcome.token = token
-            if token < 0:
-                outcome.error = NO_DISTRIBUTION
-        wanted = [
-            index for index, run in enumerate(runs) if run.sequence.logprobs.output and tokens[index] >= 0
-        ]
+        left = [index for index, outcome in enumerate(outcomes) if outcome.written is None]
+        tries = 0
+        while left:
+            rows = [
+                runs[index].sequence.sample_row(forbidden.get(runs[index].sequence.seq)) for index in left
+            ]
+            tokens = sample(logits if len(left) == len(logits) else logits[left], rows)
+            left = [
+                index
+                for index, token in zip(left, tokens, strict=True)
+                if not self._settle(runs[index].sequence, outcomes[index], token, forbidden, tries)
+            ]
+            tries += 1
+        self._score_output(runs, outcomes, logits)
+
+    def _settle(
+        self,
+        sequence: HeldSequence,
+        outcome: _Outcome,
+        token: int,
+        forbidden: dict[int, Forbidden],
+        tries: int,
+    ) -> bool:
+        """Take up a sampled token; False if another has to be chosen, of those that are no longer `forbidden`."""
+        if token < 0:
+            outcome.error = NO_DISTRIBUTION
+        elif sequence.seq not in forbidden:
+            outcome.written = Written((token,))
+        else:
+            try:
+                settled = self.grammars.settle(sequence, token, forbidden[sequence.seq], tries)
+            except SglActorsError as error:
+                outcome.fail(error)
+                return True
+            if not isinstance(settled, Written):
+                forbidden[sequence.seq] = settled
+                return False
+            outcome.written = settled
+        return True
+
+    @staticmethod
+    def _score_output(runs: list[Run], outcomes: list[_Outcome], logits: torch.Tensor) -> None:
+        """Log probabilities of the first token that is written in each, where they are asked for."""
+        wanted: list[int] = []
+        tokens: list[int] = []
+        for index, (run, outcome) in enumerate(zip(runs, outcomes, strict=True)):
+            if run.sequence.logprobs.output and outcome.written is not None:
+                wanted.append(index)
+                tokens.append(outcome.written.tokens[0])
         if wanted:
             tops = [runs[index].sequence.logprobs.top for index in wanted]
-            entries = log_probabilities(logits[wanted], [tokens[index] for index in wanted], tops)
+            entries = log_probabilities(logits[wanted], tokens, tops)
             for index, entry in zip(wanted, entries, strict=True):
                 outcomes[index].logprob = entry
 
-    def _score_prompt(self, run: Run, hidden: torch.Tensor) -> list[TokenLogprob]:
-        """Log probabilities of the run's prompt tokens; `hidden` are the rows of this run alone."""
-        targets = run.prompt_targets()
+    def _score_known(self, run: Run, targets: range, hidden: torch.Tensor) -> list[TokenLogprob]:
+        """Log probabilities of tokens that are known, of the prompt or forced; `hidden` are the rows of this run alone."""
         tokens, entries = run.sequence.token_ids, []
         if targets and targets[0] == 0:
             entries.append(TokenLogprob(tokens[0], None))
@@ -203,15 +257,21 @@ class ModelRunner:
     def _record(self, run: Run, outcome: _Outcome) -> SequenceResult:
         """Take an outcome into the batch and word it."""
         seq = run.sequence.seq
-        if not outcome.error:
-            try:
-                self.batch.finish(run, outcome.token if run.sample else None)
-            except SglActorsError as error:
-                outcome.error, outcome.code = error.message, error.code
         if outcome.error:
             self.batch.drop(seq)
             return SequenceResult(seq, error=outcome.error, code=outcome.code)
-        return SequenceResult(seq, outcome.token, outcome.logprob, tuple(outcome.prompt))
+        written = self.batch.finish(run, outcome.written if run.sample else None) or Written(())
+        return SequenceResult(
+            seq,
+            written.tokens[0] if written.tokens else -1,
+            written.tokens[1:],
+            written.held_back,
+            written.chosen,
+            run.stop - run.start,
+            logprob=outcome.logprob,
+            forced_logprobs=tuple(outcome.forced),
+            prompt_logprobs=tuple(outcome.prompt),
+        )
 
     def _count(self, runs: list[Run], seconds: float) -> None:
         counters = self.counters

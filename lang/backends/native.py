@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from sgl_actors.actors.scheduler.messages import Finish
+from sgl_actors.actors.scheduler.messages import Decoding, Finish
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions, Tokenize
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.errors import ProtocolError, RemoteError, SglActorsError, error_class
-from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, LARK, REGEX
+from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, LARK, REGEX
 
-CONSTRAINT_FIELDS = {REGEX: "regex", JSON_SCHEMA: "json_schema", LARK: "ebnf"}
+CONSTRAINT_FIELDS = {REGEX: "regex", JSON_SCHEMA: "json_schema", LARK: "lark", CHOICE: "choice"}
 """How `/generate` calls a constraint of each kind."""
 RENAMED = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "seed": "sampling_seed"}
 DEFAULTS = msgspec.structs.asdict(SamplingOptions())
@@ -38,6 +38,10 @@ class Meta(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    decode_steps: int = 0
+    sampled_tokens: int = 0
+    forced_tokens: int = 0
+    held_back_tokens: int = 0
     finish_reason: Reason | None = None
     input_token_logprobs: list[tuple[float | None, int, str | None]] = []
     output_token_logprobs: list[tuple[float | None, int, str | None]] = []
@@ -83,7 +87,10 @@ def generate_body(request: Generate) -> dict[str, Any]:
     params: dict[str, Any] = {}
     constraint = request.sampling.constraint
     if constraint is not None:
-        params[CONSTRAINT_FIELDS[constraint.kind]] = constraint.source
+        source = constraint.source
+        params[CONSTRAINT_FIELDS[constraint.kind]] = (
+            msgspec.json.decode(source) if constraint.kind == CHOICE else source
+        )
     for name, value in msgspec.structs.asdict(request.sampling).items():
         if value != DEFAULTS[name] and name != "constraint":
             params[RENAMED.get(name, name)] = list(value) if isinstance(value, tuple) else value
@@ -172,6 +179,9 @@ class Events:
             else [],
             None if reason is None else Finish(reason.type, reason.matched, reason.err_type, reason.message),
             meta.completion_tokens,
+            decoding=Decoding(
+                meta.decode_steps, meta.sampled_tokens, meta.forced_tokens, meta.held_back_tokens
+            ),
         )
         self._first = self._first and not meta.input_token_logprobs
         self._text, self._ids = len(answer.text), len(answer.output_ids)

@@ -11,7 +11,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, REGEX, Constraint
+from sgl_actors.lang.constraints.choice import texts
+from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, REGEX, Constraint
+from sgl_actors.lang.constraints.regular import any_of, literal
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -58,6 +60,8 @@ def _compiled(constraint: Constraint) -> LLMatcher:
         grammar = LLMatcher.grammar_from_regex(constraint.source)
     elif constraint.kind == JSON_SCHEMA:
         grammar = LLMatcher.grammar_from_json_schema(constraint.source)
+    elif constraint.kind == CHOICE:
+        grammar = LLMatcher.grammar_from_regex(any_of(map(literal, texts(constraint.source))))
     else:
         grammar = LLMatcher.grammar_from_lark(constraint.source)
     return LLMatcher(_vocabulary(), grammar, log_level=0)

@@ -12,13 +12,21 @@ JSON_SCHEMA: Final = "json_schema"
 """The output is a JSON value that a JSON schema (as JSON text) allows."""
 LARK: Final = "lark"
 """The output is a sentence of a context-free grammar in llguidance's dialect of Lark."""
-KINDS: Final = (REGEX, JSON_SCHEMA, LARK)
+CHOICE: Final = "choice"
+"""The output is one of several texts (a JSON array of strings)."""
+KINDS: Final = (REGEX, JSON_SCHEMA, LARK, CHOICE)
 
-JSON_FORM: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""The white space of constrained JSON: one line, as Python's ``json.dumps`` writes it (keys of llguidance's ``x-guidance``).
+JSON_FORM: Final = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+"""The white space and the escapes of constrained JSON: one line, as Python's ``json.dumps`` writes it (keys of llguidance's ``x-guidance``).
 
 Free white space is unbounded, and a small model that is unsure what to write goes on writing it. With a fixed form nothing is left to
-choose, all of it is forced text, and it is what models have seen most; a schema that wants another form says so in its own ``x-guidance``.
+choose, all of it is forced text, and it is what models have seen most; a schema that wants another form says so in its own ``x-guidance``. Without ``\\u``,
+no key can be spelled in a way that slips past its schema.
 """
 
 
@@ -27,7 +35,7 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         kind: one of `KINDS`.
-        source: the expression, schema or grammar.
+        source: the expression, schema, grammar or choices.
     """
 
     kind: str

@@ -1,12 +1,12 @@
 """What decoding asks of a constraint: which tokens may come next, and where they lead.
 
-`Compiler` makes a `Grammar` of a `Constraint`; `llguidance_grammar` is the implementation in use. Masks are numpy rows, so that neither
-side of this seam knows of tensors.
+There are two engines: `fsm_grammar`, a compressed finite state machine, and `llguidance_grammar`; `engines` chooses. Masks are numpy rows, so that
+neither side of this seam knows of tensors.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,22 @@ Mask = np.ndarray[Any, np.dtype[np.int32]]
 def mask_words(size: int) -> int:
     """Words of a mask for `size` token ids."""
     return -(-size // 32)
+
+
+class Declined(Exception):
+    """The compressed FSM does not take this constraint; the text says why."""
+
+
+class Forced(NamedTuple):
+    """What every way to go on begins with.
+
+    Attributes:
+        data: its bytes; it may end inside of a character.
+        over: nothing but an end token can follow.
+    """
+
+    data: bytes
+    over: bool
 
 
 class Grammar(Protocol):
@@ -47,7 +63,22 @@ class Grammar(Protocol):
         """Whether `text`, as a whole, is an output that the constraint allows (wherever this one stands)."""
 
     def forced_text(self) -> str:
-        """The text that every way to go on begins with; "" where there is a choice."""
+        """The text that every way to go on begins with, whole characters only; "" where there is a choice."""
+
+    def forced(self) -> Forced:
+        """The same in bytes, all of them, and whether the output is over behind it."""
+
+    def crossings(self, head: bytes, forced: bytes) -> list[int]:
+        """Where a token could begin that joins the end of forced text with what follows.
+
+        Args:
+            head: bytes before the place where this one stands.
+            forced: what `forced` said.
+
+        Returns:
+            Ascending positions p in ``head + forced`` for which a token of the vocabulary begins with ``(head + forced)[p:]``, is longer, and may go on as
+            the constraint allows behind `forced`. One too many costs time, one too few makes output that is not canonical.
+        """
 
     @property
     def is_accepting(self) -> bool:
@@ -56,6 +87,10 @@ class Grammar(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether it is complete and nothing but an end token can follow."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it and all its copies share, roughly."""
 
 
 class Compiler(Protocol):

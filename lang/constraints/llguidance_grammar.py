@@ -9,19 +9,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from sgl_actors.errors import InvalidRequest
-from sgl_actors.lang.constraints.constraint import JSON_FORM, JSON_SCHEMA, KINDS, LARK, REGEX, Constraint
-from sgl_actors.lang.constraints.grammar import Mask
+from sgl_actors.lang.constraints import choice
+from sgl_actors.lang.constraints.constraint import (
+    CHOICE,
+    JSON_FORM,
+    JSON_SCHEMA,
+    KINDS,
+    LARK,
+    REGEX,
+    Constraint,
+)
+from sgl_actors.lang.constraints.grammar import Forced, Mask
+from sgl_actors.lang.constraints.regular import any_of, literal
+from sgl_actors.lang.constraints.tokens import Tokens
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 _JSON_OPTIONS = cast("JsonCompileOptions", JSON_FORM)
+WEIGHT = 1 << 20
+"""Bytes that a compiled source is taken for."""
 LONGEST_PROBLEM = 300
 """Characters of llguidance's own words in an error message."""
 
@@ -29,22 +42,21 @@ LONGEST_PROBLEM = 300
 class LlguidanceCompiler:
     """See `grammar.Compiler`."""
 
-    def __init__(self, tokenizer: str, eos_ids: Sequence[int], size: int) -> None:
+    def __init__(
+        self, tokenizer: str, eos_ids: Sequence[int], size: int, tokens: Tokens | None = None
+    ) -> None:
         """Set up the vocabulary, which takes some 0.2 s.
 
         Args:
             tokenizer: the tokenizers library's JSON.
             eos_ids: end tokens.
             size: ids of the model; at least those of the tokenizer.
+            tokens: the same vocabulary, where it was set up before.
 
         Raises:
-            InvalidRequest: outputs over this vocabulary cannot be constrained, as it has no end token, or is of a kind that llguidance does not read.
+            InvalidRequest: see `Tokens`; or llguidance does not read this kind of tokenizer.
         """
-        self._size = size
-        if not eos_ids:
-            raise InvalidRequest(
-                "constraint: this model has no end token, so no constrained output could end"
-            )
+        self._tokens = tokens or Tokens(tokenizer, eos_ids, size)
         try:
             self._tokenizer = LLTokenizer(tokenizer, n_vocab=size, eos_token=list(eos_ids))
         except Exception as error:  # noqa: BLE001 - a foreign edge: llguidance promises no class
@@ -56,7 +68,7 @@ class LlguidanceCompiler:
     @property
     def size(self) -> int:
         """Token ids of a mask."""
-        return self._size
+        return self._tokens.size
 
     def compile(self, constraint: Constraint) -> LlguidanceGrammar:
         r"""See `grammar.Compiler`. Schemas get `JSON_FORM`; ``\d`` in a regex is any Unicode digit."""
@@ -65,13 +77,14 @@ class LlguidanceCompiler:
         if matcher.is_error():
             problem = _problem(constraint, matcher.get_error())
             raise InvalidRequest(f"{constraint.kind}: {problem}", param=constraint.kind)
-        return LlguidanceGrammar(self._tokenizer, constraint.kind, matcher)
+        return LlguidanceGrammar(self._tokens, self._tokenizer, constraint.kind, matcher)
 
 
 class LlguidanceGrammar:
     """See `grammar.Grammar`. `beginning` is a matcher that nobody moves."""
 
-    def __init__(self, tokenizer: LLTokenizer, kind: str, beginning: LLMatcher) -> None:
+    def __init__(self, tokens: Tokens, tokenizer: LLTokenizer, kind: str, beginning: LLMatcher) -> None:
+        self._tokens = tokens
         self._tokenizer = tokenizer
         self._kind = kind
         self._beginning = beginning
@@ -85,9 +98,7 @@ class LlguidanceGrammar:
         """See `Grammar`."""
         assert row.flags.c_contiguous
         if self._ends:
-            row[:] = 0
-            for token in self._tokenizer.eos_tokens:
-                row.view(np.uint8)[token // 8] |= 1 << token % 8
+            row[:] = self._tokens.end_mask
             return
         self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
         if self._matcher.is_error() or not row.any():
@@ -95,7 +106,7 @@ class LlguidanceGrammar:
 
     def advance(self, token: int) -> None:
         """See `Grammar`."""
-        if token in self._tokenizer.eos_tokens and (self._ends or self._matcher.is_accepting()):
+        if token in self._tokens.eos_ids and (self._ends or self._matcher.is_accepting()):
             self._ends += 1
             return
         if not self._ends:
@@ -114,7 +125,7 @@ class LlguidanceGrammar:
 
     def copy(self) -> LlguidanceGrammar:
         """See `Grammar`; takes microseconds."""
-        other = LlguidanceGrammar(self._tokenizer, self._kind, self._beginning)
+        other = LlguidanceGrammar(self._tokens, self._tokenizer, self._kind, self._beginning)
         other._matcher = self._matcher.deep_copy()
         other._ends = self._ends
         return other
@@ -131,8 +142,32 @@ class LlguidanceGrammar:
         return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
     def forced_text(self) -> str:
-        """See `Grammar`; whole characters only."""
+        """See `Grammar`."""
         return "" if self._ends else self._matcher.compute_ff_bytes().decode("utf-8", "ignore")
+
+    def forced(self) -> Forced:
+        """See `Grammar`."""
+        data = b"" if self._ends else self._matcher.compute_ff_bytes()
+        if not data:
+            return Forced(b"", self.is_over)
+        behind = self._behind(data)
+        return Forced(data, behind is not None and behind.is_stopped())
+
+    def crossings(self, head: bytes, forced: bytes) -> list[int]:
+        """See `Grammar`; one too many only where a byte has no token of its own."""
+        data = head + forced
+        places = () if self.is_over else self._tokens.beginnings(data)
+        behind = self._behind(forced) if places else None
+        if behind is None or behind.is_stopped():
+            return []
+        single = self._tokens.single
+
+        def follow(rest: bytes) -> int:
+            known = [single[byte] for byte in takewhile(single.__contains__, rest)]
+            taken = behind.validate_tokens(known)
+            return len(rest) if taken == len(known) else taken
+
+        return [place for place in places if self._tokens.is_continued(data[place:], follow)]
 
     @property
     def is_accepting(self) -> bool:
@@ -143,6 +178,22 @@ class LlguidanceGrammar:
     def is_over(self) -> bool:
         """See `Grammar`."""
         return self._ends > 0 or (self._matcher.is_stopped() and not self._matcher.is_error())
+
+    def _behind(self, data: bytes) -> LLMatcher | None:
+        """A matcher that wrote `data`; None if it cannot be written."""
+        single = self._tokens.single
+        try:
+            tokens = [single[byte] for byte in data]
+        except KeyError:
+            tokens = self._tokenizer.tokenize_bytes(data)
+        matcher = self._matcher.deep_copy()
+        done = matcher.try_consume_tokens(tokens) == len(tokens) and not matcher.is_error()
+        return matcher if done and self._tokenizer.decode_bytes(tokens) == data else None
+
+    @property
+    def weight(self) -> int:
+        """See `Grammar`; llguidance does not say."""
+        return WEIGHT
 
     def _failure(self, what: str) -> InvalidRequest:
         """The matcher's own words quote the output, so only those about limits are passed on."""
@@ -155,6 +206,8 @@ def _grammar(constraint: Constraint) -> str:
     """The source as llguidance takes it. Only JSON is looked at here; the rest is when it is compiled."""
     if constraint.kind == REGEX:
         return LLMatcher.grammar_from_regex(constraint.source)
+    if constraint.kind == CHOICE:
+        return LLMatcher.grammar_from_regex(any_of(map(literal, choice.texts(constraint.source))))
     if constraint.kind == LARK:
         return LLMatcher.grammar_from_lark(constraint.source)
     if constraint.kind != JSON_SCHEMA:

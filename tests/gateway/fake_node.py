@@ -17,7 +17,7 @@ import msgspec
 from sgl_actors.actors.cache.messages import Edge, Event, Events, Exported, Pinned, Pool
 from sgl_actors.actors.microkernel.messages import ActorRow, Actors
 from sgl_actors.actors.node.client import check_changes, merge, namespace_of
-from sgl_actors.actors.scheduler.messages import Configuration, Configure, Finish, Flushed
+from sgl_actors.actors.scheduler.messages import Configuration, Configure, Decoding, Finish, Flushed
 from sgl_actors.actors.tokenizer.messages import (
     ChatMessage,
     Chunk,
@@ -29,7 +29,14 @@ from sgl_actors.actors.tokenizer.messages import (
     TokenizerInfo,
 )
 from sgl_actors.actors.worker.messages import ModelInfo, TokenLogprob
-from sgl_actors.errors import ContextLengthExceeded, DeadlineExceeded, NotReady, Overloaded, RemoteError
+from sgl_actors.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    RemoteError,
+)
 
 CONTEXT = 2048
 EOS = 256
@@ -65,10 +72,10 @@ def raw(token: int) -> bytes:
     return b"<eos>" if token == EOS else bytes((token,))
 
 
-def render(messages: list[ChatMessage], *, generation: bool) -> str:
+def render(messages: list[ChatMessage], *, generation: bool, tools: str = "") -> str:
     """The fake chat template."""
-    text = "".join(f"[{message.role}]{message.content}" for message in messages)
-    return text + "[assistant]" if generation else text
+    text = "".join(f"[{message.role}]{message.content}{message.tool_calls}" for message in messages)
+    return tools + text + "[assistant]" if generation else tools + text
 
 
 def logits(context: list[int]) -> list[float]:
@@ -114,6 +121,7 @@ class FakeNode:
         release: what ``<hold>`` waits for.
         holding: set once a ``<hold>`` has given its first token.
         forced: output text of every generation instead of the made-up one.
+        refusal: what is wrong with every constraint.
     """
 
     def __init__(self) -> None:
@@ -128,6 +136,7 @@ class FakeNode:
         self.draining = False
         self.loaded = True
         self.forced: str | None = None
+        self.refusal: InvalidRequest | None = None
         self.running = 0
         self.roots = 0
         self.held: list[Pinned] = []
@@ -147,7 +156,9 @@ class FakeNode:
             return list(request.input_ids)
         if request.text is not None:
             return encode(request.text)
-        return encode(render(request.messages or [], generation=not request.continue_final))
+        return encode(
+            render(request.messages or [], generation=not request.continue_final, tools=request.tools)
+        )
 
     async def generate(
         self, request: Generate, *, timeout: float = 600.0, trace: str = ""
@@ -162,7 +173,14 @@ class FakeNode:
             async for chunk in self._chunks(request, timeout):
                 done = chunk.finish is not None
                 yield chunk
-        except (Overloaded, NotReady, DeadlineExceeded, RemoteError, ContextLengthExceeded):
+        except (
+            Overloaded,
+            NotReady,
+            DeadlineExceeded,
+            RemoteError,
+            ContextLengthExceeded,
+            InvalidRequest,
+        ):
             done = True
             raise
         finally:
@@ -180,6 +198,8 @@ class FakeNode:
             raise Overloaded("the queue is full")
         if "<down>" in text:
             raise NotReady("the worker is loading")
+        if request.sampling.constraint is not None and self.refusal is not None:
+            raise self.refusal
         if "<slow>" in text:
             raise DeadlineExceeded(f"request {request.id}: no answer within {timeout:g} s")
         sampling = request.sampling
@@ -287,6 +307,7 @@ class FakeNode:
             cached_tokens=first.cached_tokens,
             finish=finish,
             completion_tokens=index + len(tokens),
+            decoding=Decoding(index + len(tokens), index + len(tokens) - 1, 1, 2),
         )
 
     def _match(self, namespace: str, prompt: list[int], start: int) -> int:
@@ -314,7 +335,7 @@ class FakeNode:
         text = request.text
         if text is None:
             generation = request.add_generation_prompt and not request.continue_final
-            text = render(request.messages or [], generation=generation)
+            text = render(request.messages or [], generation=generation, tools=request.tools)
         return TokenIds(encode(text), text)
 
     async def detokenize(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:

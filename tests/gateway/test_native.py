@@ -80,13 +80,15 @@ async def test_null_fields_and_prefill_only(client: httpx2.AsyncClient, node: Fa
         ({"json_schema": '{"type": "null"}'}, Constraint("json_schema", '{"type": "null"}')),
         ({"json_schema": {"type": "null"}}, Constraint("json_schema", '{"type":"null"}')),
         ({"ebnf": 'start: "a"'}, Constraint("lark", 'start: "a"')),
-        ({"regex": "", "json_schema": None, "ebnf": ""}, None),
+        ({"lark": 'start: "a"'}, Constraint("lark", 'start: "a"')),
+        ({"choice": ["a", "b"]}, Constraint("choice", '["a","b"]')),
+        ({"regex": None, "json_schema": None, "ebnf": None}, None),
     ],
 )
 async def test_constraints_reach_the_node(
     client: httpx2.AsyncClient, node: FakeNode, params: dict[str, Any], constraint: Constraint | None
 ) -> None:
-    """SGLang's names for constraints and stop patterns are taken; an empty one asks for nothing."""
+    """SGLang's names for constraints and stop patterns are taken; null asks for nothing."""
     await post(client, text="x", sampling_params=params | {"stop_regex": r"\n+"})
     assert node.asked[-1].sampling.constraint == constraint
     assert node.asked[-1].sampling.stop_regex == (r"\n+",)
@@ -244,7 +246,7 @@ async def test_model_and_server_info(client: httpx2.AsyncClient) -> None:
         ({"text": "a", "sampling_params": {"regex": "a+", "json_schema": "{}"}}, "regex"),
         ({"text": "a", "sampling_params": {"regex": "a+", "ebnf": "start: a"}}, "ebnf"),
         ({"text": "a", "sampling_params": {"regex": ["a"]}}, "sampling_params.regex"),
-        ({"text": "a", "sampling_params": {"structural_tag": "{}"}}, "sampling_params.structural_tag"),
+        ({"text": "a", "sampling_params": {"structural_tag": "{}"}}, "structural_tag"),
         ({"text": "a", "sampling_params": {"stop_regex": ["a"] * 65}}, "stop_regex"),
         ({"text": ["a", "b"], "sampling_params": [{}]}, "sampling_params"),
         ({"text": "a", "top_logprobs_num": 101}, "top_logprobs_num"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from sgl_actors.lang.constraints.engines import Engines
 from sgl_actors.lang.constraints.llguidance_grammar import LlguidanceCompiler
 
 EOS = 256
@@ -27,6 +28,11 @@ def byte_tokenizer() -> Tokenizer:
 
 def byte_compiler() -> LlguidanceCompiler:
     return LlguidanceCompiler(byte_tokenizer().to_str(), [EOS], SIZE)
+
+
+def byte_engines(engine: str = "auto") -> Engines:
+    """Both engines over this vocabulary."""
+    return Engines(byte_tokenizer().to_str(), [EOS], SIZE, engine)
 
 
 def ids_of(text: str) -> list[int]:

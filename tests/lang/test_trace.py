@@ -21,7 +21,7 @@ PRICES = Prices(input=2.0, cached=0.5, output=8.0)
 def branch(path: str, text: str, failure: Failure | None = None) -> Outcome:
     """One that was given a prompt and wrote a text, or failed before it."""
     given = Segment("given", "About it: ", begun=0.030)
-    wrote = Segment("generated", text, "note", 120, 100, 16, 1, 0.035, 0.031)
+    wrote = Segment("generated", text, "note", 120, 100, 16, 1, 0.035, 0.031, -1, 6, 5, 11, 2)
     return Outcome(
         path,
         segments=[given] if failure else [given, wrote],
@@ -57,7 +57,7 @@ def test_a_terminal_gets_a_line_per_segment(outcome: Outcome) -> None:
         "├── fork  100 (0% cached) + 0 tok, 20.0 ms, cost 0.0002",
         "│   ├── branch 0.0  120 (83% cached) + 16 tok, 1 call, 36.0 ms, cost 0.000218",
         '│   │   ├── given "About it: "',
-        '│   │   └── generated note "fine"  120 (83% cached) + 16 tok, 35.0 ms, cost 0.000218',
+        '│   │   └── generated note "fine"  120 (83% cached) + 16 tok, 11 forced, 35.0 ms, cost 0.000218',
         "│   └── branch 0.1  failed: \"Overloaded: busy (at 'note')\"",
         '│       └── given "About it: "',
         "├── join note",
@@ -96,6 +96,7 @@ def test_json_holds_everything(outcome: Outcome) -> None:
     assert first["segments"][1] == {
         "kind": "generated", "name": "note", "text": "fine", "begun_ms": 31.0, "ms": 35.0,
         "prompt_tokens": 120, "cached_tokens": 100, "completion_tokens": 16, "calls": 1,
+        "steps": 6, "sampled_tokens": 5, "forced_tokens": 11, "held_back_tokens": 2,
     }  # fmt: skip
     assert (first["failure"], second["failure"]) == ("", "Overloaded: busy (at 'note')")
 

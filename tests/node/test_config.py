@@ -48,9 +48,17 @@ def problems(
 
 
 def test_defaults_are_the_six_actors_each_in_a_process_of_its_own() -> None:
-    """Without a file, a node has the six actors in starting order, each with its own process."""
+    """Without a file, a node has the seven actors in starting order, each with its own process."""
     config = load(None, environ=NONE)
-    assert list(config.actors) == ["cache", "worker/0", "scheduler", "tokenizer", "programs", "gateway"]
+    assert list(config.actors) == [
+        "cache",
+        "worker/0",
+        "scheduler",
+        "grammar",
+        "tokenizer",
+        "programs",
+        "gateway",
+    ]
     assert all(spec.process == name for name, spec in config.actors.items())
     assert {origin for _, _, origin in config.rows()} == {DEFAULT}
 
@@ -221,7 +229,7 @@ def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path: Path) -> 
 
 
 def test_an_actor_keeps_the_defaults_that_its_table_does_not_change(write: Callable[[str], Path]) -> None:
-    """`[actors.NAME]` of a known actor changes single keys; the order of the six stays."""
+    """`[actors.NAME]` of a known actor changes single keys; the order of the seven stays."""
     config = load(write('[actors.gateway]\nprocess = "front"\n[actors.cache]\nshutdown = 1\n'), environ=NONE)
     assert list(config.actors) == list(DEFAULT_ACTORS)
     assert config.actors["gateway"].process == "front"
@@ -230,11 +238,19 @@ def test_an_actor_keeps_the_defaults_that_its_table_does_not_change(write: Calla
 
 
 def test_an_actor_can_be_added_and_left_out(write: Callable[[str], Path]) -> None:
-    """An actor of one's own comes after the six; `enabled = false` leaves one out."""
+    """An actor of one's own comes after the seven; `enabled = false` leaves one out."""
     config = load(
         write('[actors.mine]\nclass = "json.decoder:X"\n[actors.gateway]\nenabled = false\n'), environ=NONE
     )
-    assert list(config.actors) == ["cache", "worker/0", "scheduler", "tokenizer", "programs", "mine"]
+    assert list(config.actors) == [
+        "cache",
+        "worker/0",
+        "scheduler",
+        "grammar",
+        "tokenizer",
+        "programs",
+        "mine",
+    ]
     assert config.actors["mine"].process == "mine"
     assert config.actors["mine"].restart == "permanent"
 

@@ -43,7 +43,7 @@ def write_config(folder: Path, actors: dict[str, str], strategy: str = "one_for_
     """A node.toml whose actors are `name: settings`, and none of the usual ones."""
     model = folder / "model.gguf"
     model.write_bytes(b"GGUF")
-    usual = ["cache", "worker/0", "scheduler", "tokenizer", "programs", "gateway"]
+    usual = ["cache", "worker/0", "scheduler", "grammar", "tokenizer", "programs", "gateway"]
     text = TOML.format(
         folder=folder / "run",
         model=model,

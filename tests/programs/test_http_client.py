@@ -84,13 +84,20 @@ def test_bodies_say_only_what_differs_from_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "field"), [("regex", "regex"), ("json_schema", "json_schema"), ("lark", "ebnf")]
+    ("kind", "field"), [("regex", "regex"), ("json_schema", "json_schema"), ("lark", "lark")]
 )
 def test_constraints_and_stop_patterns_are_sent(kind: str, field: str) -> None:
     """A constraint goes under the name that /generate has for its kind."""
     sampling = SamplingOptions(max_tokens=128, stop_regex=("a+", "b"), constraint=Constraint(kind, "x"))
     body = generate_body(Generate("r", text="x", sampling=sampling))
     assert body["sampling_params"] == {field: "x", "stop_regex": ["a+", "b"]}
+
+
+def test_choices_are_sent_as_a_list() -> None:
+    """They travel as JSON inside a node."""
+    sampling = SamplingOptions(max_tokens=128, constraint=Constraint("choice", '["a", "b"]'))
+    body = generate_body(Generate("r", text="x", sampling=sampling))
+    assert body["sampling_params"] == {"choice": ["a", "b"]}
 
 
 def test_error_answers_become_the_classes_they_were() -> None:

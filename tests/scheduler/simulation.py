@@ -38,6 +38,7 @@ from sgl_actors.actors.scheduler.orphans import ORPHAN
 from sgl_actors.actors.worker.fake import FakeModel, Poisoned, complete, extend, score
 from sgl_actors.actors.worker.messages import Describe, NeedFull, SequenceResult, Step, StepDone
 from sgl_actors.actors.worker.messages import Reset as ResetWorker
+from sgl_actors.lang.constraints.constraint import Constraint
 
 VOCABULARY = 40
 CONTEXT = 96
@@ -45,6 +46,7 @@ LAG = 0.004
 POISON = 0
 GARBAGE = -2
 FAILURE = "made to fail"
+JUMPING = Constraint("regex", "the fake model forces some of its tokens under any constraint")
 
 Order = Literal["fcfs", "lpm", "dfs-weight", "hrrn"]
 
@@ -78,6 +80,11 @@ class Asked:
         assert self.output == self.expected[: len(self.output)], f"{update.id}: not what the model says"
         if self.sequence.logprobs.output:
             assert [entry.token_id for entry in update.logprobs] == update.token_ids
+            due = due_logprobs(self.sequence, self.output)[update.first_index :]
+            told = [
+                (one, two) for one, two in zip(update.logprobs, due, strict=True) if one.logprob is not None
+            ]
+            assert all(one == two for one, two in told), f"{update.id}: not the model's log probabilities"
         if not self.scored:
             self.prompt_logprobs += update.prompt_logprobs
         self.cached = update.cached
@@ -102,6 +109,17 @@ def due_prompt_logprobs(sequence: Sequence) -> list[TokenLogprob]:
         if 0 <= sequence.logprobs.prompt_start <= index:
             top = sequence.logprobs.top
             due.append(score(state, token, top, VOCABULARY) if index else TokenLogprob(token, None))
+        state = extend(state, token)
+    return due
+
+
+def due_logprobs(sequence: Sequence, output: list[int]) -> list[TokenLogprob]:
+    """What the fake model says about the output."""
+    state, due = 0, list[TokenLogprob]()
+    for token in sequence.prompt:
+        state = extend(state, token)
+    for token in output:
+        due.append(score(state, token, sequence.logprobs.top, VOCABULARY))
         state = extend(state, token)
     return due
 
@@ -262,7 +280,13 @@ class Simulation:
         """A request, and whatever its asker does about it."""
         rng = self.rng
         end_ids = (5, 9) if rng.random() < 0.5 else ()
-        sampling = Sampling(rng.getrandbits(30), end_ids=end_ids, min_tokens=rng.choice([0, 0, 6]))
+        sampling = Sampling(
+            rng.getrandbits(30),
+            end_ids=end_ids,
+            min_tokens=rng.choice([0, 0, 6]),
+            constraint=rng.choice([None, JUMPING]),
+            jump_forward=rng.random() < 0.8,
+        )
         start = rng.randrange(len(prompt)) if rng.random() < 0.3 else -1
         logprobs = Logprobs(rng.random() < 0.3, rng.choice([0, 2]), start)
         timeout = rng.choice([0.0, 0.0, 0.0, 0.0, 0.05])

@@ -40,6 +40,7 @@ def test_every_field_arrives() -> None:
     assert msgspec.structs.asdict(sequence.sampling) == {
         "seed": 42, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "frequency_penalty": 1.0, "presence_penalty": -1.0,
         "repetition_penalty": 1.2, "min_tokens": 3, "end_ids": (0, 2), "logit_bias": ((5, -100.0),), "constraint": None,
+            "jump_forward": True,
     }  # fmt: skip
 
 

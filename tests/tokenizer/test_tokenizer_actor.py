@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from llguidance import LLTokenizer
 
+from sgl_actors.actors.grammar.messages import Compile, Compiled
 from sgl_actors.actors.microkernel import Actor, Address, Context, Message, Request
 from sgl_actors.actors.microkernel.system import Outside, System
 from sgl_actors.actors.microkernel.transport import LocalHub, LocalTransport
@@ -27,7 +28,7 @@ from sgl_actors.actors.scheduler.messages import (
     Update,
 )
 from sgl_actors.actors.tokenizer import actor as tokenizer_actor
-from sgl_actors.actors.tokenizer import prompts, stop_patterns
+from sgl_actors.actors.tokenizer import constraints, prompts, stop_patterns
 from sgl_actors.actors.tokenizer.actor import INLINE, TokenizerActor
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
@@ -54,6 +55,7 @@ from sgl_actors.errors import (
     NotReady,
     Overloaded,
     ProtocolError,
+    SglActorsError,
 )
 from sgl_actors.lang.constraints.constraint import Constraint
 
@@ -90,6 +92,27 @@ class ScriptedScheduler(Actor):
         self.ctx.cast("tokenizer", Progress(list(updates)))
 
 
+class ScriptedGrammar(Actor):
+    """Records what it is to compile and answers as the test says; None answers later, or never."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.asked: asyncio.Queue[Request] = asyncio.Queue()
+        self.answer: Message | SglActorsError | None = Compiled("fsm")
+
+    async def receive(self, message: Message, request: Request) -> Message | None:
+        assert isinstance(message, Compile)
+        assert message.prepare
+        self.asked.put_nowait(request)
+        if isinstance(self.answer, SglActorsError):
+            raise self.answer
+        return self.answer
+
+    async def next(self) -> Request:
+        async with asyncio.timeout(5):
+            return await self.asked.get()
+
+
 class House:
     """A kernel with the tokenizer and a scheduler that can be stopped and started again."""
 
@@ -110,6 +133,7 @@ class House:
 
     async def begin(self) -> None:
         self.scheduler: ScriptedScheduler = await self.start(ScriptedScheduler, "scheduler")
+        self.grammar: ScriptedGrammar = await self.start(ScriptedGrammar, "grammar")
         self.tokenizer: TokenizerActor = await self.start(TokenizerActor, "tokenizer")
         await self.model_known()
 
@@ -491,35 +515,99 @@ async def test_a_constraint_reaches_the_scheduler(house: House) -> None:
 @pytest.mark.parametrize(
     ("options", "param", "problem"),
     [
-        ({"constraint": Constraint("regex", "a(b")}, "regex", "unclosed group at character 2 of 3"),
-        ({"constraint": Constraint("json_schema", "[]")}, "json_schema", "has to be a JSON object"),
-        ({"constraint": Constraint("lark", "start: x")}, "lark", 'unknown name: "x" at line 1'),
-        ({"constraint": Constraint("regex", "é")}, None, ""),
         ({"constraint": Constraint("poem", "")}, "constraint", "'poem' is none of regex"),
         ({"constraint": Constraint("regex", "a" * 65_537)}, "regex", "at most 65536 are taken"),
-        ({"constraint": Constraint("regex", "[a&&b]")}, "regex", "no token can come next"),
         ({"stop_regex": ("a(",)}, "stop_regex", r"'a\(' does not compile"),
         ({"stop_regex": ("a?",)}, "stop_regex", "matches the empty string"),
         ({"stop_regex": ("",)}, "stop_regex", "must have 1 to 1024 characters"),
         ({"stop_regex": ("a",) * 17}, "stop_regex", "17 stop patterns; at most 16"),
     ],
 )
-async def test_a_constraint_is_checked_first(
-    house: House, options: dict[str, Any], param: str | None, problem: str
+async def test_what_is_asked_of_the_output_is_checked_first(
+    house: House, options: dict[str, Any], param: str, problem: str
 ) -> None:
-    """A pattern, schema or grammar that cannot be is its asker's error, by name and every time; nothing of it reaches the scheduler."""
-    for number in range(2):
-        asker = house.ask(f"r{number}", **options)
-        if param is None:
-            assert len(await house.scheduler.submitted()) == 1
-            await asker.close()
-            assert isinstance(await house.scheduler.next(), Abort)
-            continue
-        error = await asker.error()
-        assert isinstance(error, InvalidRequest)
-        assert error.param == param
-        assert re.search(problem, error.message)
+    """A stop pattern or a form of constraint that cannot be is its asker's error, by name; nobody else hears of it."""
+    error = await house.ask(**options).error()
+    assert isinstance(error, InvalidRequest)
+    assert error.param == param
+    assert re.search(problem, error.message)
+    await house.settle()
     assert house.scheduler.told.empty()
+    assert house.grammar.asked.empty()
+
+
+async def test_a_constraint_is_compiled_before_the_request_is_submitted(house: House) -> None:
+    """Until the grammar actor answers, the scheduler hears nothing, so that nothing is held meanwhile; other requests go on."""
+    house.grammar.answer = None
+    asker = house.ask("slow", constraint=Constraint("regex", "a+"))
+    question = await house.grammar.next()
+    free = house.ask("free")
+    assert [sequence.id for sequence in await house.scheduler.submitted()] == ["free"]
+    assert 0 < (question.remaining or 0) <= 20
+    question.reply(Compiled("fsm"))
+    assert [sequence.id for sequence in await house.scheduler.submitted()] == ["slow"]
+    for one in (asker, free):
+        await one.close()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [InvalidRequest("regex: unclosed group", param="regex"), Overloaded("256 wait"), NotReady("no compiler")],
+)
+async def test_what_the_grammar_actor_refuses_is_the_askers_error(
+    house: House, refusal: SglActorsError
+) -> None:
+    """With its class, message and field; nothing is submitted."""
+    house.grammar.answer = refusal
+    error = await house.ask(constraint=Constraint("regex", "a(b")).error()
+    assert isinstance(error, type(refusal))
+    assert (error.message, error.param) == (refusal.message, refusal.param)
+    await house.settle()
+    assert house.scheduler.told.empty()
+
+
+async def test_a_grammar_actor_that_restarts_is_waited_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request asks its successor; without one it is refused as retryable."""
+    house.grammar.answer = None
+    asker = house.ask(constraint=Constraint("regex", "a+"))
+    await house.grammar.next()
+    await house.stop("grammar")
+    await house.start(ScriptedGrammar, "grammar")
+    assert [sequence.id for sequence in await house.scheduler.submitted()] == ["r"]
+    await house.stop("grammar")
+    monkeypatch.setattr(constraints, "PATIENCE", 0.0)
+    assert isinstance(await house.ask("late", constraint=Constraint("regex", "a+")).error(), NotReady)
+    await asker.close()
+
+
+async def test_a_request_cancelled_while_its_constraint_is_compiled(house: House) -> None:
+    """Whether its asker goes or an operator cancels it, the grammar actor is told, and nothing of it is left."""
+    house.grammar.answer = None
+    gone, cancelled = (
+        house.ask(name, constraint=Constraint("regex", "a+")) for name in ("gone", "cancelled")
+    )
+    questions = [await house.grammar.next() for _ in range(2)]
+    await gone.close()
+    house.ctx.cast("tokenizer", Cancel(["cancelled"]))
+    assert isinstance(await cancelled.error(), Cancelled)
+    await house.settle()
+    assert [question.cancelled for question in questions] == [True, True]
+    assert house.tokenizer.statistics()["num_preparing_requests"] == 0
+    assert house.scheduler.told.empty()
+
+
+async def test_an_id_asked_for_again_while_it_is_prepared(house: House) -> None:
+    """The later asker gets the request, the earlier one hears that it was taken over."""
+    house.grammar.answer = None
+    first = house.ask("r", constraint=Constraint("regex", "a+"))
+    await house.grammar.next()
+    second = house.ask("r", constraint=Constraint("regex", "a+"))
+    (await house.grammar.next()).reply(Compiled("fsm"))
+    assert isinstance(await first.error(), Cancelled)
+    assert [sequence.id for sequence in await house.scheduler.submitted()] == ["r"]
+    await second.close()
 
 
 async def test_a_stop_pattern_ends_a_request_at_both_ends(house: House) -> None:

@@ -135,6 +135,7 @@ class Generation:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     error: str = ""
+    steps: int = 0
 
 
 class Driver:
@@ -209,8 +210,10 @@ class Driver:
                 left[seq] = max(0, left[seq] - chunk)
                 generation.prompt_logprobs += result.prompt_logprobs
                 generation.error = result.error
+                generation.logprobs += result.forced_logprobs
                 if result.token_id >= 0:
-                    generation.tokens.append(result.token_id)
+                    generation.tokens += [result.token_id, *result.forced]
+                    generation.steps += 1
                 if result.logprob is not None:
                     generation.logprobs.append(result.logprob)
                 if result.error or len(generation.tokens) >= count:

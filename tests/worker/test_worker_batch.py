@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_actors.actors.worker.batch import Batch, Limits, Plan, StaleBatchError
-from sgl_actors.actors.worker.messages import Logprobs, NewSequence, Sampling, Step, Work
+from sgl_actors.actors.worker.batch import Batch, Limits, Plan, StaleBatchError, Written
+from sgl_actors.actors.worker.messages import JUMP, Logprobs, NewSequence, Sampling, Step, Work
+from sgl_actors.lang.constraints.constraint import Constraint
 
 GREEDY = Sampling(seed=0, temperature=0.0)
 
@@ -53,7 +54,7 @@ def test_a_sampled_token_is_run_by_the_next_step() -> None:
     """The worker feeds its own token back: work of one token needs nothing from the scheduler."""
     batch = make_batch()
     (run,) = apply(batch, Work(1, 3), start=(new(),)).runs
-    batch.finish(run, 9)
+    batch.finish(run, Written((9,)))
     assert batch.sequences[1].token_ids == [4, 5, 6, 9]
     (run,) = apply(batch, Work(1)).runs
     assert (run.start, run.stop) == (3, 4)
@@ -154,8 +155,8 @@ def test_token_statistics_are_kept_for_penalties_alone() -> None:
         Work(2, 3),
         start=(new(1, (4, 4, 6, 6), prompt_length=3, sampling=penal), new(2, pages=[0, 1])),
     ).runs
-    batch.finish(run, 6)
-    batch.finish(plain, 6)
+    batch.finish(run, Written((6,)))
+    batch.finish(plain, Written((6,)))
     assert dict(run.sequence.output_counts) == {6: 2}
     assert set(run.sequence.seen) == {4, 6}
     assert not plain.sequence.seen
@@ -197,3 +198,74 @@ def test_prompt_targets_of_all_chunks_are_the_prompt_from_prompt_start(
         targets += run.prompt_targets()
         starts, done = (), done + count
     assert targets == (list(range(start, length)) if start >= 0 else [])
+
+
+CONSTRAINED = Sampling(seed=0, temperature=0.0, end_ids=(9,), constraint=Constraint("regex", "any"))
+
+
+def test_forced_tokens_are_appended_with_the_first_and_run_with_it() -> None:
+    """One result has them all; the next step runs them in one piece, also when its sender has not heard of them, as far as the pages reach."""
+    batch = make_batch()
+    (run,) = apply(batch, Work(1, 3), start=(new(sampling=CONSTRAINED),)).runs
+    assert batch.finish(run, Written((1, 2, 3), 4)) == Written((1, 2, 3), 4)
+    assert batch.sequences[1].token_ids == [4, 5, 6, 1, 2, 3]
+    (run,) = apply(batch, Work(1)).runs
+    assert (run.start, run.stop, run.sample) == (3, 6, True)
+    batch.finish(run, Written((1, 1)))
+    (run,) = apply(batch, Work(1, pages=(9,))).runs
+    assert (run.start, run.stop, run.sample) == (6, 8, True)
+
+
+def test_what_does_not_fit_into_the_pages_is_run_later() -> None:
+    """The step samples nothing then; with more pages the rest is run, and it does."""
+    batch = make_batch()
+    (run,) = apply(batch, Work(1, 3), start=(new(sampling=CONSTRAINED),)).runs
+    batch.finish(run, Written((1, 2, 3, 4)))
+    (run,) = apply(batch, Work(1)).runs
+    assert (run.start, run.stop, run.sample) == (3, 6, False)
+    assert batch.finish(run, None) is None
+    (run,) = apply(batch, Work(1, pages=(8,))).runs
+    assert (run.start, run.stop, run.sample) == (6, 7, True)
+
+
+def test_without_jump_forward_the_same_tokens_come_one_by_one() -> None:
+    """What is known waits in the sequence; only the first of it can be the model's choice."""
+    batch = make_batch()
+    slow = Sampling(seed=0, constraint=CONSTRAINED.constraint, jump_forward=False)
+    (run,) = apply(batch, Work(1, 3), start=(new(sampling=slow),)).runs
+    known: Written | None = Written((1, 2, 3))
+    told = []
+    while known is not None:
+        told.append(batch.finish(run, known))
+        known = batch.sequences[1].written
+        (run,) = apply(batch, Work(1, pages=(len(told),))).runs
+    assert told == [Written((1,)), Written((2,), chosen=False), Written((3,), chosen=False)]
+
+
+def test_nothing_is_appended_behind_an_end_token_nor_beyond_a_jump() -> None:
+    """Behind the end token is no output; what is longer than a jump waits for the next result."""
+    batch = make_batch()
+    (run,) = apply(batch, Work(1, 3), start=(new(sampling=CONSTRAINED),)).runs
+    assert batch.finish(run, Written((1, 9, 9))) == Written((1, 9))
+    (run,) = apply(batch, Work(2, 3), start=(new(2, sampling=CONSTRAINED),)).runs
+    written = batch.finish(run, Written((1,) * (JUMP + 5)))
+    assert written is not None
+    assert len(written.tokens) == 1 + JUMP
+    assert batch.sequences[2].written == Written((1,) * 4, chosen=False)
+
+
+def test_forced_tokens_are_scored_by_the_runs_that_come_to_them() -> None:
+    """Each once, in order, however the tokens are divided; those of the prompt and sampled ones are not among them."""
+    batch = make_batch()
+    wanted = new(sampling=CONSTRAINED, logprobs=Logprobs(output=True))
+    (run,) = apply(batch, Work(1, 3), start=(wanted,)).runs
+    assert list(run.forced_targets()) == []
+    batch.finish(run, Written((1, 2, 3, 4)))
+    (run,) = apply(batch, Work(1)).runs
+    assert list(run.forced_targets()) == [4, 5, 6]
+    batch.finish(run, None)
+    (run,) = apply(batch, Work(1, pages=(8,))).runs
+    assert list(run.forced_targets()) == []
+    batch.finish(run, Written((5,)))
+    (run,) = apply(batch, Work(1)).runs
+    assert list(run.forced_targets()) == []

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from sgl_actors.actors.worker.batch import HeldSequence
-from sgl_actors.actors.worker.grammars import Grammars
+from sgl_actors.actors.worker.grammars import Grammars, Next
 from sgl_actors.actors.worker.messages import Logprobs, Sampling, Work
 from sgl_actors.actors.worker.runner import ModelRunner
 from sgl_actors.actors.worker.sample_row import SampleRow
 from sgl_actors.actors.worker.sampler import sample
 from sgl_actors.lang.constraints.constraint import Constraint
-from tests.lang.byte_vocabulary import EOS, SIZE, byte_compiler, ids_of, text_of
+from tests.lang.byte_vocabulary import EOS, SIZE, byte_engines, ids_of, text_of
 from tests.worker.harness import Driver, Generation, make_runner, tiny_config, tiny_model
 
 MODEL = tiny_model(tiny_config(vocabulary=SIZE, eos_ids=(EOS,)))
-COMPILER = byte_compiler()
+ENGINES = byte_engines()
 DATE = Constraint("regex", "[0-9]{4}-[0-9]{2}-[0-9]{2}")
 WORDS = Constraint("regex", "[a-z ]{5,9}")
 FREE = [
@@ -36,8 +36,15 @@ def constrained(constraint: Constraint, **options: Any) -> Sampling:
 
 def runner(*, known: bool = True) -> ModelRunner:
     made = make_runner(MODEL)
-    made.grammars.compiler = COMPILER if known else None
+    if known:
+        made.grammars.set_up(ENGINES)
+        prepare(made.grammars, DATE, WORDS)
     return made
+
+
+def prepare(grammars: Grammars, *constraints: Constraint) -> None:
+    for constraint in constraints:
+        grammars.prepare(constraint, ENGINES.compile(constraint).automaton)
 
 
 def generate(samplings: list[Sampling], count: int = 14, **options: Any) -> list[Generation]:
@@ -119,9 +126,10 @@ def test_a_sequence_that_comes_back_goes_on(done: int) -> None:
     driver = Driver(runner())
     new = driver.new(prompt + whole.tokens[:done], 20, sampling, prompt_length=len(prompt))
     result = driver.step([Work(new.seq, len(prompt) + done)], [new])[new.seq]
-    tokens = [*whole.tokens[:done], result.token_id]
-    while len(tokens) < 11:
-        tokens.append(driver.step([Work(new.seq)])[new.seq].token_id)
+    tokens = [*whole.tokens[:done], result.token_id, *result.forced]
+    while tokens[-1] != EOS:
+        result = driver.step([Work(new.seq)])[new.seq]
+        tokens += [result.token_id, *result.forced]
     assert tokens == whole.tokens
 
 
@@ -132,17 +140,17 @@ def test_chunked_prompts_and_pages() -> None:
 
 
 def test_a_grammar_that_cannot_go_on_fails_its_row_alone() -> None:
-    """An output that breaks the constraint, one that no token can continue, and a source that does not compile are errors of those rows."""
+    """An output that breaks the constraint, and a constraint that is not compiled, are errors of those rows."""
     driver = Driver(runner())
     broken = driver.new([1, 2, *ids_of("20x")], 20, constrained(DATE), prompt_length=2)
-    wrong = driver.new([1, 2, 3], 20, constrained(Constraint("regex", "a(b")))
+    wrong = driver.new([1, 2, 3], 20, constrained(Constraint("regex", "ab")))
     good = driver.new([1, 2, 3, 4], 20, constrained(DATE))
     free = driver.new([5, 9], 20, FREE[0])
     news = [broken, wrong, good, free]
     results = driver.step([Work(new.seq, len(new.token_ids)) for new in news], news)
     assert "regex: token" in results[broken.seq].error
-    assert "unclosed group" in results[wrong.seq].error
-    assert {results[one.seq].code for one in (broken, wrong)} == {"invalid_request"}
+    assert "not compiled" in results[wrong.seq].error
+    assert [results[one.seq].code for one in (broken, wrong)] == ["invalid_request", "not_ready"]
     assert results[good.seq].token_id in ids_of("0123456789")
     assert results[free.seq].error == ""
     assert sorted(driver.runner.batch.sequences) == [good.seq, free.seq]
@@ -158,25 +166,19 @@ def test_without_the_vocabulary_constrained_rows_wait_for_no_one() -> None:
     assert results[free.seq].token_id >= 0
 
 
-def test_compiled_constraints_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same constraint is compiled once; the oldest of too many is forgotten."""
-    compiled: list[Constraint] = []
-
-    class Counting:
-        size = SIZE
-
-        def compile(self, constraint: Constraint) -> Any:
-            compiled.append(constraint)
-            return COMPILER.compile(constraint)
-
+def test_the_constraint_that_was_used_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bounded number is kept; using one counts, and a sequence whose grammar has begun does not need it any more."""
     monkeypatch.setattr("sgl_actors.actors.worker.grammars.COMPILED", 2)
     grammars = Grammars(SIZE)
-    grammars.compiler = Counting()
-    third = Constraint("regex", "c")
-    for constraint in (DATE, WORDS, DATE, third, DATE, WORDS):
-        held = HeldSequence(1, [7], 1, 0, constrained(constraint), Logprobs())
-        assert isinstance(grammars.fill([held]).result()[1], np.ndarray)
-    assert compiled == [DATE, WORDS, third, WORDS]
+    grammars.set_up(ENGINES)
+    prepare(grammars, DATE, WORDS)
+    held = HeldSequence(1, [7], 1, 0, constrained(DATE), Logprobs())
+    assert isinstance(grammars.fill([held]).result()[1], Next)
+    prepare(grammars, Constraint("regex", "c"))
+    assert [grammars.knows(one) for one in (DATE, WORDS)] == [True, False]
+    prepare(grammars, Constraint("regex", "d"))
+    assert not grammars.knows(DATE)
+    assert isinstance(grammars.fill([held]).result()[1], Next)
 
 
 def test_forbidden_tokens_are_never_chosen() -> None:

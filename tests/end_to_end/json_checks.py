@@ -1,0 +1,79 @@
+"""Whether a text is JSON that a schema allows, by the `jsonschema` package, formats included."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import jsonschema
+import referencing
+from jsonschema.validators import validator_for
+
+_FORMATS = jsonschema.FormatChecker(["date", "email", "idn-email", "ipv4", "ipv6", "uuid", "regex"])
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:([A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*")
+
+
+def _checks(name: str) -> Callable[[Callable[[str], bool]], Callable[[str], bool]]:
+    """Have a format checked by the function; jsonschema leaves it to packages of others."""
+
+    def enter(check: Callable[[str], bool]) -> Callable[[str], bool]:
+        _FORMATS.checks(name, raises=ValueError)(lambda value: not isinstance(value, str) or check(value))
+        return check
+
+    return enter
+
+
+@_checks("date-time")
+def is_moment(value: str) -> bool:
+    """RFC 3339, section 5.6; a leap second (":60") is one."""
+    if not _MOMENT.fullmatch(value):
+        return False
+    fraction = re.sub(r"\.\d+", "", value.upper().replace(":60", ":59"))
+    return datetime.fromisoformat(fraction).tzinfo is not None
+
+
+@_checks("time")
+def is_time(value: str) -> bool:
+    """RFC 3339, `full-time`."""
+    return is_moment(f"2000-01-01T{value}")
+
+
+@_checks("uri")
+def is_uri(value: str) -> bool:
+    """RFC 3986: a scheme, and characters that a URI may have."""
+    return _URI.fullmatch(value) is not None
+
+
+def schema_problem(schema: Any) -> str:
+    """Why jsonschema does not take it, "" if it does. References to elsewhere are followed when something is checked."""
+    try:
+        validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        return f"{error.json_path}: {error.message}"
+    return ""
+
+
+def problem(schema: Any, text: str) -> str:
+    """What is wrong with `text`, "" if nothing is."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    except ValueError as error:
+        return str(error)
+    validator = validator_for(schema, default=jsonschema.Draft202012Validator)
+    found = validator(schema, registry=referencing.Registry(), format_checker=_FORMATS).iter_errors(value)
+    return "; ".join(f"{error.json_path}: {error.message}" for error in found)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key comes twice in {[key for key, _ in pairs]}")
+    return found
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
