@@ -20,13 +20,13 @@ from sgl_actors.actors.worker.sample_row import Forbidden
 from sgl_actors.errors import NotReady, SglActorsError
 from sgl_actors.lang.constraints.constraint import Constraint
 from sgl_actors.lang.constraints.engines import Engines
-from sgl_actors.lang.constraints.forced import Outlook, look_ahead
+from sgl_actors.lang.constraints.forced import Forecast, Outlook
 from sgl_actors.lang.constraints.grammar import Grammar, mask_words
 
 COMPILED, COMPILED_BYTES = 256, 256 << 20
 """Compiled constraints that are kept, and their weight in all."""
-TRIES = 4
-"""How often a token is chosen anew because it could not stand before the text that it forces."""
+TRIES = 16
+"""How often a token is chosen anew because it could not stand beside forced text as the tokenizer writes it."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class Next:
 
     Attributes:
         forbidden: tokens that may not.
+        beside: the next token stands beside forced text.
         written: what comes, without a choice; `forbidden` is of no interest then.
     """
 
     forbidden: Forbidden | None = None
     written: Written | None = None
+    beside: bool = False
 
 
 class Grammars:
@@ -48,6 +50,7 @@ class Grammars:
     def __init__(self, vocabulary: int) -> None:
         """Masks are for `vocabulary` token ids."""
         self._engines: Engines | None = None
+        self._forecast: Forecast
         self._vocabulary = vocabulary
         self._row = np.zeros(0, dtype=np.int32)
         self._compiled: OrderedDict[Constraint, Grammar] = OrderedDict()
@@ -65,6 +68,7 @@ class Grammars:
     def set_up(self, engines: Engines) -> None:
         """Take up the vocabulary."""
         self._row = np.zeros(mask_words(engines.tokens.size), dtype=np.int32)
+        self._forecast = Forecast(engines.tokens)
         self._engines = engines
 
     def knows(self, constraint: Constraint) -> bool:
@@ -94,48 +98,49 @@ class Grammars:
             return nothing
         return self._thread.submit(self._fill, constrained)
 
-    def settle(
-        self, sequence: HeldSequence, token: int, forbidden: Forbidden, tries: int
-    ) -> Written | Forbidden:
-        """What is written now that `token` was sampled where `forbidden` was not allowed, after `tries` others.
+    def settle(self, sequence: HeldSequence, token: int, allowed: Next, tries: int) -> Written | Next:
+        """What is written now that `token` was sampled of what was `allowed`, after `tries` others.
 
         Returns:
-            The tokens, which are `sequence.written` from now on; or what is forbidden in another try, where the canonical encoding of what follows
-            cannot begin with `token`.
+            The tokens, which are `sequence.written` from now on; or what is allowed in another try, where the tokenizer would not have written `token` there.
 
         Raises:
             InvalidRequest: the grammar cannot go on.
         """
-        settled = self._settle(sequence, token, forbidden, tries)
+        settled = self._settle(sequence, token, allowed, tries)
         if isinstance(settled, Written):
             sequence.written = settled
-        return settled
+            return settled
+        return Next(settled, beside=allowed.beside)
 
-    def _settle(
-        self, sequence: HeldSequence, token: int, forbidden: Forbidden, tries: int
-    ) -> Written | Forbidden:
-        grammar = sequence.grammar
+    def _settle(self, sequence: HeldSequence, token: int, allowed: Next, tries: int) -> Written | Forbidden:
+        """Tokens, or what is forbidden now."""
+        grammar, forbidden = sequence.grammar, allowed.forbidden
         assert grammar is not None
+        assert forbidden is not None
         assert self._engines is not None
         grammar.advance(token)
-        tokens = self._engines.tokens
+        tokens, recent = self._engines.tokens, sequence.output_tail()
         if token in tokens.eos_ids or token in sequence.sampling.end_ids:
             return Written((token,))
-        outlook = look_ahead(tokens, grammar, sequence.output_tail(), tokens.raw[token])
-        if outlook is None or (not outlook.certain and (token in outlook.firsts or not outlook.firsts)):
-            return Written((token,))
-        if outlook.certain:
-            if outlook.certain[0] == token:
-                self._advance(grammar, outlook.certain[1:])
-            else:
-                grammar.rollback(1)
-                self._advance(grammar, outlook.certain)
-            return Written(outlook.certain, outlook.held_back)
-        other = self._only(outlook, forbidden) if tries < TRIES else forbidden
-        if tries >= TRIES or other.all():
-            return Written((token,))
-        grammar.rollback(1)
-        return other
+        outlook = self._forecast.look_ahead(grammar, recent, tokens.raw[token])
+        certain = outlook.certain if outlook is not None else ()
+        firsts = None if outlook is None or certain else outlook.firsts
+        certain = certain or (token,)
+        other: Forbidden | None = None
+        if outlook is not None and firsts is not None and token not in firsts:
+            other = self._only(outlook, forbidden)
+        elif allowed.beside and not self._forecast.fits(recent, certain[0]):
+            other = forbidden.copy()
+            other[self._forecast.unfit(recent, token, ~forbidden)] = True
+        if other is not None and tries < TRIES and not other.all():
+            grammar.rollback(1)
+            return other
+        if certain[0] != token:
+            grammar.rollback(1)
+            grammar.advance(certain[0])
+        self._advance(grammar, certain[1:])
+        return Written(certain, 0 if outlook is None else outlook.held_back)
 
     def _fill(self, sequences: list[HeldSequence]) -> dict[int, Next | SglActorsError]:
         found: dict[int, Next | SglActorsError] = {}
@@ -153,8 +158,8 @@ class Grammars:
         if sequence.written is not None:
             return Next(written=sequence.written)
         grammar = sequence.grammar
-        assert self._engines is not None
-        outlook = look_ahead(self._engines.tokens, grammar, sequence.output_tail())
+        recent = sequence.output_tail()
+        outlook = self._forecast.look_ahead(grammar, recent)
         if outlook is not None and outlook.certain:
             self._advance(grammar, outlook.certain)
             sequence.written = Written(outlook.certain, outlook.held_back, chosen=False)
@@ -162,14 +167,15 @@ class Grammars:
         grammar.mask_into(self._row)
         bits = np.unpackbits(self._row.view(np.uint8), count=self._vocabulary, bitorder="little")
         forbidden: Forbidden = bits == 0
-        if outlook is not None and outlook.firsts:
+        if outlook is not None and outlook.firsts is not None:
             only = self._only(outlook, forbidden)
             forbidden = forbidden if only.all() else only
         if sequence.sample_row().bans_ends:
             later = forbidden.copy()
             later[list(sequence.sampling.end_ids)] = True
             forbidden = forbidden if later.all() else later
-        return Next(forbidden)
+        beside = bool(recent) and (outlook is not None or self._forecast.touches(grammar, recent[-1]))
+        return Next(forbidden, beside=beside)
 
     def _only(self, outlook: Outlook, forbidden: Forbidden) -> Forbidden:
         """Of what is not `forbidden`, leave what the text of `outlook` can begin with."""
@@ -181,7 +187,7 @@ class Grammars:
             for token in tokens.starting_with(outlook.text).tolist()
             if tokens.raw[token] != outlook.text
         ]
-        kept = [*longer, *outlook.firsts]
+        kept = [*longer, *(outlook.firsts or ())]
         other[kept] = forbidden[kept]
         return other
 

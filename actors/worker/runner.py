@@ -21,7 +21,7 @@ from sgl_actors.actors.worker.log_probabilities import log_probabilities
 from sgl_actors.actors.worker.messages import SequenceResult, Step, StepDone, TokenLogprob
 from sgl_actors.actors.worker.model.causal_lm import HEAD_ROWS, CausalLM, ForwardBatch
 from sgl_actors.actors.worker.model.kv_pool import KvPool
-from sgl_actors.actors.worker.sample_row import Forbidden
+from sgl_actors.actors.worker.sample_row import SampleRow
 from sgl_actors.actors.worker.sampler import sample
 from sgl_actors.errors import SglActorsError
 from sgl_actors.kernels.attention import AttentionRow
@@ -121,13 +121,13 @@ class ModelRunner:
             outcome.prompt = self._score_known(run, run.prompt_targets(), own)
             outcome.forced = self._score_known(run, run.forced_targets(), own)
         self._check_finite(hidden[torch.from_numpy(ends - 1).to(self._device)], outcomes)
-        forbidden = self._check_grammars(runs, outcomes, filling.result())
+        allowed = self._check_grammars(runs, outcomes, filling.result())
         sampled = [index for index in range(len(runs)) if self._needs_logits(runs[index], outcomes[index])]
         for begin in range(0, len(sampled), HEAD_ROWS):
             part = sampled[begin : begin + HEAD_ROWS]
             rows = torch.from_numpy(ends[part] - 1).to(self._device)
             of_part = [runs[index] for index in part], [outcomes[index] for index in part]
-            self._sample(*of_part, hidden[rows], forbidden)
+            self._sample(*of_part, hidden[rows], allowed)
         return outcomes
 
     @staticmethod
@@ -146,64 +146,67 @@ class ModelRunner:
     @staticmethod
     def _check_grammars(
         runs: list[Run], outcomes: list[_Outcome], filled: dict[int, Next | SglActorsError]
-    ) -> dict[int, Forbidden]:
-        """Fail runs whose grammar cannot go on, and enter what is written without a choice; what the others forbid, by sequence number."""
-        forbidden: dict[int, Forbidden] = {}
+    ) -> dict[int, Next]:
+        """Fail runs whose grammar cannot go on, and enter what is written without a choice; what may come in the others, by sequence number."""
+        allowed: dict[int, Next] = {}
         for run, outcome in zip(runs, outcomes, strict=True):
             found = filled.get(run.sequence.seq)
             if isinstance(found, SglActorsError):
                 if not outcome.error:
                     outcome.fail(found)
             elif found is not None and found.forbidden is not None:
-                forbidden[run.sequence.seq] = found.forbidden
+                allowed[run.sequence.seq] = found
             elif found is not None:
                 outcome.written = found.written
-        return forbidden
+        return allowed
 
     def _sample(
         self,
         runs: list[Run],
         outcomes: list[_Outcome],
         hidden: torch.Tensor,
-        forbidden: dict[int, Forbidden],
+        allowed: dict[int, Next],
     ) -> None:
         logits = self.model.logits(hidden)
         left = [index for index, outcome in enumerate(outcomes) if outcome.written is None]
         tries = 0
         while left:
-            rows = [
-                runs[index].sequence.sample_row(forbidden.get(runs[index].sequence.seq)) for index in left
-            ]
+            rows = [self._row(runs[index].sequence, allowed) for index in left]
             tokens = sample(logits if len(left) == len(logits) else logits[left], rows)
             left = [
                 index
                 for index, token in zip(left, tokens, strict=True)
-                if not self._settle(runs[index].sequence, outcomes[index], token, forbidden, tries)
+                if not self._settle(runs[index].sequence, outcomes[index], token, allowed, tries)
             ]
             tries += 1
         self._score_output(runs, outcomes, logits)
+
+    @staticmethod
+    def _row(sequence: HeldSequence, allowed: dict[int, Next]) -> SampleRow:
+        found = allowed.get(sequence.seq)
+        return sequence.sample_row(None if found is None else found.forbidden)
 
     def _settle(
         self,
         sequence: HeldSequence,
         outcome: _Outcome,
         token: int,
-        forbidden: dict[int, Forbidden],
+        allowed: dict[int, Next],
         tries: int,
     ) -> bool:
-        """Take up a sampled token; False if another has to be chosen, of those that are no longer `forbidden`."""
+        """Take up a sampled token; False if another has to be chosen, of what is `allowed` now."""
         if token < 0:
             outcome.error = NO_DISTRIBUTION
-        elif sequence.seq not in forbidden:
+        elif sequence.seq not in allowed:
             outcome.written = Written((token,))
         else:
             try:
-                settled = self.grammars.settle(sequence, token, forbidden[sequence.seq], tries)
+                settled = self.grammars.settle(sequence, token, allowed[sequence.seq], tries)
             except SglActorsError as error:
                 outcome.fail(error)
                 return True
             if not isinstance(settled, Written):
-                forbidden[sequence.seq] = settled
+                allowed[sequence.seq] = settled
                 return False
             outcome.written = settled
         return True

@@ -102,6 +102,10 @@ class Engines:
             from sgl_actors.lang.constraints.schema_vetting import vet_schema
 
             vet_schema(constraint.source)
+        if constraint.kind == LARK:
+            from sgl_actors.lang.constraints.lark_schemas import vet_lark
+
+            vet_lark(constraint.source)
         automaton, why = self._automaton(constraint)
         compiled = Compiled(
             LLGUIDANCE if automaton is None else FSM, b"" if automaton is None else automaton.pack(), why

@@ -1,24 +1,33 @@
 """Jump-forward: tokens of the text that a constraint leaves no choice about, such as the tokenizer itself would choose.
 
 Forced text has to become tokens together with what stands around it. On its left, the token that was sampled last may have to join it: ``{`` and ``"name"`` are
-``{"`` and ``name"``. On its right, its last tokens may still be joined with whatever the model writes next, so they are **held back**. What is certain
-follows from how byte-pair encoding works: the tokens before a border of the canonical encoding are the canonical encoding of the text before that border. However the text goes on,
-the last border up to the end of the forced text is that end or one of the places where an allowed token crosses it (`Grammar.crossings`); what the
-encodings up to all of these begin with in common is certain, and if that is nothing, their first tokens and the tokens that cross the end from the start are all that can come.
+``{"`` and ``name"``. On its right, its last tokens may still be joined with whatever the model writes next, so they are **held back**.
+
+What is certain follows from how byte-pair encoding works: a sequence of tokens is canonical if each two neighbours are, so the tokens before a border of an encoding
+are the encoding of the text before it. However the text goes on, a token crosses the end of the forced text or none does. Of those that may (`Grammar.crossings`), the ones
+that begin at a border of its encoding can follow what stands before that border; everything before the first such border is certain. What crosses from elsewhere is left out as
+long as there is another way: the same text can then be written with other tokens, or another text. The end itself counts as a border only where some token can
+follow it canonically: nothing but ``true`` and ``false`` may follow a space that is forced, so the space waits for `` true``.
 
 So the ids are the same whether the certain tokens are appended at once or one by one, and where they depend on the model's choice the text is the model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from sgl_actors.lang.constraints.grammar import Grammar
+import numpy as np
+
+from sgl_actors.lang.constraints.grammar import Grammar, mask_words
 from sgl_actors.lang.constraints.tokens import Tokens
 
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 CONTEXT = 8
 """Tokens before that are encoded again, so that what depends on them comes out as in the whole text."""
+_FOLLOWED = 4096
+"""Answers whether a token can follow that are kept."""
 
 
 class Outlook(NamedTuple):
@@ -27,73 +36,170 @@ class Outlook(NamedTuple):
     Attributes:
         certain: its first tokens, whatever follows; an end token among them if it is over.
         held_back: how many more there are that may still change.
-        firsts: without certain ones, the first tokens that it can have besides those that begin with all of `text` and go on; empty for any.
+        firsts: without certain ones, the first tokens that it can have besides those that begin with all of `text` and go on; None for any.
         text: its bytes.
     """
 
     certain: tuple[int, ...]
     held_back: int
-    firsts: frozenset[int]
+    firsts: frozenset[int] | None
     text: bytes
 
 
-def look_ahead(tokens: Tokens, grammar: Grammar, recent: Sequence[int], head: bytes = b"") -> Outlook | None:
-    """What is certain to follow `recent`.
+class Forecast:
+    """Says what is certain, for one vocabulary. One thread at a time may use it."""
 
-    Args:
-        tokens: the vocabulary.
-        grammar: where the output stands, `head` included.
-        recent: output tokens before `head`; the last `CONTEXT` are of interest.
-        head: the bytes of the token that was sampled last and may yet be replaced; b"" if there is none.
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        texts = [tokens.raw[token] for token in tokens.sorted_ids]
+        self._firsts = np.array([text[0] for text in texts], np.uint8)
+        self._lengths = np.array([len(text) for text in texts], np.intp)
+        self._followed = lru_cache(_FOLLOWED)(self._find_following)
 
-    Returns:
-        None if nothing is forced, or it cannot be said what.
-    """
-    forced, over = grammar.forced()
-    text = head + forced
-    if not forced and not over:
-        return None
-    context = _context(tokens, recent, text)
-    if context is None:
-        return None
-    before = b"".join(tokens.raw[token] for token in context)
-    whole = _encode(tokens, context, before, text)
-    if not whole and text:
-        return None
-    if over:
-        end = tuple(tokens.eos_ids) if len(tokens.eos_ids) == 1 else ()
-        return Outlook((*whole, *end), 0, frozenset(), text)
-    positions = grammar.crossings(head, forced)
-    ways = [whole, *(_encode(tokens, context, before, text[:position]) for position in positions if position)]
-    certain = [] if 0 in positions else _common(ways)
-    firsts: frozenset[int] = frozenset()
-    if not certain and all(ways):
-        firsts = frozenset(way[0] for way in ways)
-    return Outlook(tuple(certain), len(whole) - len(certain), firsts, text)
+    def __repr__(self) -> str:
+        return f"<Forecast {self._tokens}>"
 
+    def look_ahead(self, grammar: Grammar, recent: Sequence[int], head: bytes = b"") -> Outlook | None:
+        """What is certain to follow `recent`.
 
-def _context(tokens: Tokens, recent: Sequence[int], text: bytes) -> list[int] | None:
-    """The longest end of `recent` that stays as it is when it is encoded with `text`; None if that begins inside of a character."""
-    count = min(CONTEXT, len(recent))
-    while True:
-        context = list(recent[len(recent) - count :])
-        joint = b"".join(tokens.raw[token] for token in context) + text
-        if all(tokens.raw[token] for token in context) and not _inside(joint):
-            if not context or tokens.encode(_whole(joint))[: len(context)] == context:
-                return context
-        elif not context:
+        Args:
+            grammar: where the output stands, `head` included.
+            recent: output tokens before `head`; the last `CONTEXT` are of interest.
+            head: the bytes of the token that was sampled last and may yet be replaced; b"" if there is none.
+
+        Returns:
+            None if nothing is forced, or it cannot be said what.
+        """
+        forced, over = grammar.forced()
+        text = head + forced
+        context = self._context(recent, text) if forced or over else None
+        whole = [] if context is None else self._encode(context, text)
+        if context is None or (text and not whole):
             return None
+        if over:
+            end = self._tokens.eos_ids if len(self._tokens.eos_ids) == 1 else ()
+            return Outlook((*whole, *end), 0, frozenset(), text)
+        return self._outlook(grammar, context, whole, text, len(head))
+
+    def fits(self, recent: Sequence[int], token: int) -> bool:
+        """Whether `token` behind `recent` is what the tokenizer would make of their text; true where that cannot be said."""
+        raw = self._tokens.raw
+        piece = raw[token]
+        if not piece or _whole(piece) != piece:
+            return True
+        for context in _ends(recent):
+            before = b"".join([raw[one] for one in context])
+            if _inside(before) or _whole(before) != before or not all(raw[one] for one in context):
+                continue
+            if self._tokens.encode(before) == context:
+                return self._tokens.encode(before + piece) == [*context, token]
+        return True
+
+    def unfit(self, recent: Sequence[int], token: int, allowed: Flags) -> list[int]:
+        """Those of the `allowed` tokens (flags) that fit as little as `token`, which does not: it, and if that is so, all that begin with its character."""
+        byte = self._tokens.raw[token][0]
+        if byte < 0x80:
+            group = [one for one in self._tokens.starting_with(bytes([byte])).tolist() if allowed[one]]
+            longest = max(group, key=lambda one: len(self._tokens.raw[one]), default=token)
+            if not any(self.fits(recent, one) for one in (*group[:1], longest)):
+                return [token, *group]
+        return [token]
+
+    def touches(self, grammar: Grammar, token: int) -> bool:
+        """Whether some of the bytes of `token`, the last one that `grammar` has taken, left no choice."""
+        single = self._tokens.single
+        walker = grammar.copy()
+        walker.rollback(1)
+        for byte in self._tokens.raw[token]:
+            if walker.forced().data:
+                return True
+            if byte not in single:
+                return False
+            walker.advance(single[byte])
+        return False
+
+    def _outlook(
+        self, grammar: Grammar, context: list[int], whole: list[int], text: bytes, head: int
+    ) -> Outlook:
+        """See `look_ahead`; something follows `text`, whose encoding is `whole`."""
+        crossings = frozenset(grammar.crossings(text[:head], text[head:]))
+        if not crossings:
+            return Outlook(tuple(whole), 0, None, text)
+        lengths = [len(self._tokens.raw[token]) for token in whole]
+        starts = [sum(lengths[:place]) for place in range(len(whole))]
+        places = [place for place, start in enumerate(starts) if start in crossings]
+        partial = sum(lengths) < len(text)
+        is_border = partial or self._can_follow(grammar, context, whole, started=head > 0)
+        if not places and not is_border:
+            return self._by_any_way(context, whole, text, crossings)
+        certain = whole[: places[0]] if places else whole
+        later = is_border or len(places) > 1
+        firsts = None if partial else frozenset(whole[:1] if later else ())
+        return Outlook(tuple(certain), len(whole) - len(certain), firsts, text)
+
+    def _by_any_way(
+        self, context: list[int], whole: list[int], text: bytes, crossings: frozenset[int]
+    ) -> Outlook:
+        """What all encodings up to places where a token can cross have in common: none of these is a border of the whole text's."""
+        ways = [self._encode(context, text[:position]) for position in sorted(crossings) if position]
+        certain = _common(ways)
+        firsts = frozenset(way[0] for way in ways) if all(ways) else None
+        return Outlook(tuple(certain), len(whole) - len(certain), None if certain else firsts, text)
+
+    def _can_follow(self, grammar: Grammar, context: list[int], whole: list[int], *, started: bool) -> bool:
+        """Whether some allowed token follows `whole` canonically, or the output may end there."""
+        after = grammar.copy()
+        if started:
+            after.rollback(1)
+        for token in whole:
+            after.advance(token)
+        if after.is_accepting:
+            return True
+        row = np.zeros(mask_words(self._tokens.size), np.int32)
+        after.mask_into(row)
+        return self._followed((*context, *whole)[-1:], row.tobytes())
+
+    def _find_following(self, recent: tuple[int, ...], mask: bytes) -> bool:
+        """Whether an allowed token fits behind `recent`: of each first byte, one of the shortest and one of the longest are tried."""
+        ids = self._tokens.sorted_ids
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=self._tokens.size, bitorder="little")
+        allowed = np.flatnonzero(bits[ids])
+        edges = np.flatnonzero(np.diff(self._firsts[allowed])) + 1
+        return any(
+            self.fits(recent, int(ids[place]))
+            for group in np.split(allowed, edges)
+            if len(group)
+            for place in {int(group[0]), int(group[self._lengths[group].argmax()])}
+        )
+
+    def _context(self, recent: Sequence[int], text: bytes) -> list[int] | None:
+        """The longest end of `recent` that stays as it is when it is encoded with `text`; None if that begins inside of a character."""
+        raw = self._tokens.raw
+        for context in _ends(recent):
+            joint = b"".join([raw[token] for token in context]) + text
+            if _inside(joint) or not all(raw[token] for token in context):
+                continue
+            if self._tokens.encode(_whole(joint))[: len(context)] == context:
+                return context
+        return None if _inside(text) else []
+
+    def _encode(self, context: list[int], text: bytes) -> list[int]:
+        """Ids of `text` behind `context`, as far as it is whole characters; none if `context` changes."""
+        before = b"".join([self._tokens.raw[token] for token in context])
+        ids = self._tokens.encode(_whole(before + text))
+        return ids[len(context) :] if ids[: len(context)] == context else []
+
+
+def _ends(recent: Sequence[int]) -> Iterator[list[int]]:
+    """Its ends that are not empty, from `CONTEXT` tokens on each half as long as the one before."""
+    count = min(CONTEXT, len(recent))
+    while count:
+        yield list(recent[len(recent) - count :])
         count //= 2
 
 
-def _encode(tokens: Tokens, context: list[int], before: bytes, text: bytes) -> list[int]:
-    """Ids of `text` behind `context`, as far as it is whole characters; none if `context` changes."""
-    ids = tokens.encode(_whole(before + text))
-    return ids[len(context) :] if ids[: len(context)] == context else []
-
-
 def _common(ways: list[list[int]]) -> list[int]:
-    shortest = min(ways, key=len)
+    shortest = min(ways, key=len, default=[])
     for place, token in enumerate(shortest):
         if any(way[place] != token for way in ways):
             return shortest[:place]

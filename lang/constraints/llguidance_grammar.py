@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
@@ -26,7 +26,9 @@ from sgl_actors.lang.constraints.constraint import (
     Constraint,
 )
 from sgl_actors.lang.constraints.grammar import Forced, Mask
+from sgl_actors.lang.constraints.lark_schemas import strict_lark
 from sgl_actors.lang.constraints.regular import any_of, literal
+from sgl_actors.lang.constraints.schema_formats import strict_source
 from sgl_actors.lang.constraints.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -209,13 +211,13 @@ def _grammar(constraint: Constraint) -> str:
     if constraint.kind == CHOICE:
         return LLMatcher.grammar_from_regex(any_of(map(literal, choice.texts(constraint.source))))
     if constraint.kind == LARK:
-        return LLMatcher.grammar_from_lark(constraint.source)
+        return LLMatcher.grammar_from_lark(strict_lark(constraint.source))
     if constraint.kind != JSON_SCHEMA:
         raise InvalidRequest(
             f"constraint: {constraint.kind[:32]!r} is none of {', '.join(KINDS)}", param="constraint"
         )
     try:
-        return LLMatcher.grammar_from_json_schema(constraint.source, defaults=_JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(strict_source(constraint.source), defaults=_JSON_OPTIONS)
     except ValueError as error:
         problem = (
             "a schema has to be a JSON object"
@@ -227,14 +229,36 @@ def _grammar(constraint: Constraint) -> str:
 
 def _problem(constraint: Constraint, words: str) -> str:
     """What llguidance says, without its drawing; for a regex and a Lark grammar with the place in the source."""
-    if constraint.kind == REGEX:
-        reason = re.search(r"^error: (.+)$", words, re.MULTILINE)
+    reason = re.search(r"^error: (.+)$", words, re.MULTILINE)
+    if constraint.kind == REGEX and reason is not None:
         caret = re.search(r"regex parse error:\n {4}(.*)\n {4}( *)\^", words)
-        if reason is not None:
-            shown = caret is not None and caret[1] == constraint.source
-            place = f" at character {len(caret[2]) + 1} of {len(caret[1])}" if caret and shown else ""
-            return f"{reason[1]}{place}"
+        shown = caret is not None and caret[1] == constraint.source
+        place = f" at character {len(caret[2]) + 1} of {len(caret[1])}" if caret and shown else ""
+        return f"{reason[1]}{place}"
     line = words.partition("\n")[0]
+    if reason is not None:
+        line = line.replace("regex parse error:", reason[1])
     if constraint.kind == LARK and (found := re.match(r"(?:at )?(\d+)\((\d+)\): (.*)", line)):
-        return f"{found[3][:LONGEST_PROBLEM]} at line {found[1]}, column {found[2]}"
-    return line[:LONGEST_PROBLEM]
+        return f"{_in_own_words(found[3])} at line {found[1]}, column {found[2]}"
+    return _in_own_words(line)
+
+
+_WORDS: Final = {
+    "oneOf constraints are not supported": (
+        "oneOf: it does not show that no value satisfies two of its options; give them different types, or require a property "
+        "with a const of its own in each"
+    ),
+    "min/maxProperties only supported": (
+        "minProperties or maxProperties: not supported beside properties that are not required"
+    ),
+    "Unsatisfiable schema: Regex is empty": (
+        "nothing satisfies the schema: no string is as its pattern, format, minLength and maxLength want it"
+    ),
+}
+
+
+def _in_own_words(line: str) -> str:
+    """A line of llguidance's; what it says of keywords without their names, or with advice that is refused here, is put in other words."""
+    said = line.removeprefix("failed to compile JSON schema: ")
+    known = (words for start, words in _WORDS.items() if said.startswith(start))
+    return next(known, line[:LONGEST_PROBLEM])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import unquote
 
 import msgspec
 
 from sgl_actors.lang.constraints.constraint import JSON_FORM
 from sgl_actors.lang.constraints.grammar import Declined
+from sgl_actors.lang.constraints.schema_formats import make_strict
 from sgl_actors.lang.constraints.schema_nodes import (
     FORMAT,
     LITERAL,
@@ -33,6 +33,7 @@ from sgl_actors.lang.constraints.schema_nodes import (
     intersection,
     one_of,
 )
+from sgl_actors.lang.constraints.schema_places import place
 
 DEPTH: Final = 48
 """Schemas inside of each other, at most."""
@@ -244,7 +245,7 @@ class Reader:
 
 
 def decoded(source: str) -> Any:
-    """The JSON value of a schema's text; raises Declined if there is none, or if it asks for another form than `JSON_FORM`."""
+    """The JSON value of a schema's text, with strict formats; raises Declined if there is none, or if it asks for another form than `JSON_FORM`."""
     try:
         schema = msgspec.json.decode(source)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -255,6 +256,7 @@ def decoded(source: str) -> Any:
         raise Declined("-0: as a whole number")
     if schema.get("x-guidance", JSON_FORM) != JSON_FORM:
         raise Declined("x-guidance: another form of JSON")
+    make_strict(schema)
     return schema
 
 
@@ -267,20 +269,6 @@ def draft_of(root: dict[str, Any]) -> int:
     if draft is None:
         raise Declined("$schema: an unknown draft")
     return draft
-
-
-def place(root: Any, reference: str) -> Any:
-    """What stands where a reference (``#`` or ``#/…``) points to; raises Declined if that is nowhere."""
-    found = root
-    for part in unquote(reference[1:]).split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
-        else:
-            raise Declined(f"$ref: nothing stands at {reference[:64]}")
-    return found
 
 
 def _count(group: dict[str, Any], key: str) -> int | None:

@@ -20,10 +20,7 @@ from sgl_actors.lang.constraints.schema_quoting import CHARACTER, quoted_text
 FORMATS: Final = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"}
 )
-"""What llguidance knows."""
-_DAY: Final = "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|[12][0-9]))"
-_DATE: Final = f"[0-9]{{4}}-{_DAY}"
-_TIME: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[zZ]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+"""What llguidance knows; `schema_formats` turns some of them into patterns before they come here."""
 _LABEL: Final = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _ATOM: Final = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~\-]+"
 _BYTE: Final = "(?:[0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])"
@@ -63,9 +60,6 @@ def _uri() -> str:
 
 
 _FORMAT_PATTERNS: Final = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f"{_DATE}[tT]{_TIME}",
     "duration": f"P(?:{_SPAN}(?:{_CLOCK})?|{_CLOCK}|[0-9]+W)",
     "email": rf"{_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}(?:\.{_LABEL})*|\[{_IPV4}\])",
     "hostname": rf"{_HOST}(?:\.{_HOST})*",

@@ -2,13 +2,13 @@
 
 Engines say what they decline, but not always where; and a few things llguidance would pass over in silence, or write what the schema forbids. All of that
 is refused here: keywords without effect, references that leave the schema, values that are none of their keyword, numbers that a float cannot hold,
-schemas that only an infinite value satisfies. Definitions that nothing refers to are not looked at.
+schemas that only an infinite value satisfies. Definitions are looked at where something refers to them by their place, all of them where by another name.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -18,8 +18,9 @@ from sgl_actors.errors import InvalidRequest
 from sgl_actors.lang.constraints.constraint import JSON_SCHEMA
 from sgl_actors.lang.constraints.grammar import Declined
 from sgl_actors.lang.constraints.schema_pattern import Misread, read_pattern
+from sgl_actors.lang.constraints.schema_places import SCHEMAS, definitions, parts, place
 from sgl_actors.lang.constraints.schema_quoting import can_be_written
-from sgl_actors.lang.constraints.schema_reader import DRAFTS, NEWEST, NOTES, TYPES, draft_of, place
+from sgl_actors.lang.constraints.schema_reader import DRAFTS, NEWEST, NOTES, TYPES, draft_of
 from sgl_actors.lang.constraints.schema_strings import FORMATS
 
 LARGEST: Final = 200_000
@@ -36,9 +37,6 @@ UNSUPPORTED: Final = frozenset(
 _FIRST_DRAFT: Final = {"const": 6, "prefixItems": 2020}
 _EXACT: Final = 2**53
 _LARGEST_BOUND: Final = 2**63 - 1
-_SCHEMAS: Final = ("items", "additionalItems", "additionalProperties")
-_LISTS: Final = ("anyOf", "allOf", "oneOf", "prefixItems")
-_MAPS: Final = ("properties", "patternProperties")
 _ORDERED: Final = (
     ("minLength", "maxLength"),
     ("minItems", "maxItems"),
@@ -72,6 +70,7 @@ class _Vetting:
         self._root = root
         self._draft = NEWEST
         self._seen: dict[int, tuple[str, dict[str, Any]]] = {}
+        self._all_defined = False
         self._waiting: deque[tuple[Any, str, int, bool]] = deque()
 
     def run(self) -> None:
@@ -94,6 +93,9 @@ class _Vetting:
         for key in ("lenient", "coerce_one_of"):
             if form.get(key):
                 _refuse("x-guidance", "#", f"{key} would let keywords have no effect")
+        escapes = form.get("json_allowed_escapes")
+        if form.get("json_allow_general_unicode_escapes") or (isinstance(escapes, str) and "u" in escapes):
+            _refuse("x-guidance", "#", "\\u would let a key be spelled so that it slips past its schema")
 
     def _vet(self, schema: Any, at: str, depth: int, rebased: bool) -> None:
         """`rebased`: references are relative to an ``$id`` inside of the schema."""
@@ -108,7 +110,7 @@ class _Vetting:
             self._vet_keyword(schema, key, value, at)
         _vet_together(schema, at)
         rebased = rebased or bool(depth and isinstance(schema.get("$id", schema.get("id")), str))
-        for place_, part in _parts(schema, at):
+        for place_, part in parts(schema, at):
             self._waiting.append((part, place_, depth + 1, rebased))
         if "$ref" in schema:
             self._vet_reference(schema["$ref"], at, depth, rebased=rebased)
@@ -134,12 +136,28 @@ class _Vetting:
         if not name.startswith("#"):
             _refuse("$ref", at, f"{name[:64]!r} is not in this schema (#/…), and nothing is fetched")
         if rebased or (name != "#" and not name.startswith("#/")):
+            if name.startswith("#/") and not name.startswith(("#/$defs/", "#/definitions/")):
+                _refuse(
+                    "$ref", at, f"{name[:64]!r} is below an $id, where only definitions can be referred to"
+                )
+            self._vet_definitions()
             return
         try:
             target = place(self._root, name)
         except Declined:
             _refuse("$ref", at, f"nothing stands at {name[:64]!r}")
         self._waiting.append((target, name, depth + 1, False))
+
+    def _vet_definitions(self) -> None:
+        """Have all of them looked at, as it takes more than a place to tell which one is meant."""
+        waiting: list[tuple[str, Any]] = [("#", self._root)]
+        while waiting and not self._all_defined:
+            at, schema = waiting.pop()
+            if isinstance(schema, dict):
+                found = list(definitions(schema, at))
+                self._waiting += [(part, place_, 1, True) for place_, part in found]
+                waiting += [*parts(schema, at), *found]
+        self._all_defined = True
 
     def _check_finite(self) -> None:
         """Refuse what requires itself: only values without end satisfy it, and a model would write on until it is cut off."""
@@ -186,19 +204,6 @@ def _needed_items(schema: dict[str, Any]) -> list[Any]:
     prefix = items if isinstance(items, list) else schema.get("prefixItems", [])
     rest = schema.get("additionalItems", True) if isinstance(items, list) else items
     return [*prefix[:fewest], *([rest] if fewest > len(prefix) else [])]
-
-
-def _parts(schema: dict[str, Any], at: str) -> Iterator[tuple[str, Any]]:
-    """The schemas directly inside of one, with their places."""
-    for key in _MAPS:
-        for name, part in schema.get(key, {}).items():
-            yield f"{at}/{key}/{name.replace('~', '~0').replace('/', '~1')}", part
-    for key in (*_LISTS, *_SCHEMAS):
-        found = schema.get(key)
-        if isinstance(found, list):
-            yield from ((f"{at}/{key}/{number}", part) for number, part in enumerate(found))
-        elif found is not None:
-            yield f"{at}/{key}", found
 
 
 def _vet_together(schema: dict[str, Any], at: str) -> None:
@@ -364,7 +369,7 @@ _CHECKS: Final[dict[str, Callable[[Any], str | None]]] = {
     ),
     **dict.fromkeys(("anyOf", "allOf", "oneOf"), _check_list),
     "prefixItems": lambda value: None if isinstance(value, list) else "not a list",
-    **dict.fromkeys(_SCHEMAS, lambda _: None),
+    **dict.fromkeys(SCHEMAS, lambda _: None),
 }
 
 

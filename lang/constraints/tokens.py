@@ -64,6 +64,7 @@ class Tokens:
         raw: the bytes of each id, b"" for special tokens, end tokens and ids that no token has.
         eos_ids: end tokens.
         size: ids of a mask.
+        sorted_ids: ids of the tokens with bytes, in the order of these.
         longest: bytes of the longest token, at least 1.
         single: a token for each byte that is a token by itself.
         end_mask: the mask (see `grammar.Mask`) of end tokens alone.
@@ -98,16 +99,18 @@ class Tokens:
             if not 0 <= token < size:
                 raise _unusable(f"its end token {token} is none of {size} ids")
             self.raw[token] = b""
-        self._ids = np.array(
+        self.sorted_ids = np.array(
             sorted(filter(self.raw.__getitem__, range(size)), key=self.raw.__getitem__), np.intp
         )
-        self._texts = [self.raw[token] for token in self._ids]
+        self._texts = [self.raw[token] for token in self.sorted_ids]
         self.longest = max(map(len, self._texts), default=1)
         self.single = {
-            text[0]: int(token) for text, token in zip(self._texts, self._ids, strict=True) if len(text) == 1
+            text[0]: int(token)
+            for text, token in zip(self._texts, self.sorted_ids, strict=True)
+            if len(text) == 1
         }
         self.end_mask = packed(np.isin(np.arange(size), self.eos_ids))
-        self.trie = _trie(self._texts, self._ids, size)
+        self.trie = _trie(self._texts, self.sorted_ids, size)
         self._beginnings = lru_cache(_KEPT)(self._find_beginnings)
         self._following = lru_cache(_KEPT)(self._find_following)
 
@@ -127,7 +130,7 @@ class Tokens:
     def starting_with(self, prefix: bytes) -> _Index:
         """Ids of the tokens whose bytes begin with `prefix`, in the order of their bytes."""
         low = bisect_left(self._texts, prefix)
-        return self._ids[low : self._end(prefix, low)]
+        return self.sorted_ids[low : self._end(prefix, low)]
 
     def beginnings(self, data: bytes) -> tuple[int, ...]:
         """Ascending positions p of `data` for which some token begins with ``data[p:]`` and is longer."""

@@ -18,7 +18,6 @@ from sgl_actors.actors.worker.batch import HeldSequence, Written
 from sgl_actors.actors.worker.grammars import Grammars, Next
 from sgl_actors.actors.worker.messages import JUMP, Logprobs, Sampling, SequenceResult, Work
 from sgl_actors.actors.worker.model.causal_lm import CausalLM
-from sgl_actors.actors.worker.sample_row import Forbidden
 from sgl_actors.errors import SglActorsError
 from sgl_actors.lang.constraints.constraint import Constraint
 from sgl_actors.lang.constraints.engines import Engines
@@ -88,9 +87,9 @@ class PlainMasking(Grammars):
         self,
         sequence: HeldSequence,
         token: int,
-        forbidden: Forbidden,
+        allowed: Next,
         tries: int,
-    ) -> Written | Forbidden:
+    ) -> Written | Next:
         """Whatever was sampled stands as it is."""
         assert sequence.grammar is not None
         sequence.grammar.advance(token)
@@ -168,26 +167,26 @@ class Decoder:
         _, held, found = self._behind(case, before, plain=plain)
         if held.written is not None:
             return held.written.tokens[0] == token
-        return found is not None and not found[token]
+        return found is not None and found.forbidden is not None and not found.forbidden[token]
 
     def written_for(self, case: Case, before: Sequence[int], token: int) -> int:
         """What stands for `token` when it is sampled behind `before`: itself, or one that joins it with the text it forces; -1 if another is chosen instead."""
         grammars, held, found = self._behind(case, before, plain=False)
-        if found is None:
+        if found is None or found.forbidden is None:
             return -1
         settled = grammars.settle(held, token, found, 0)
         return settled.tokens[0] if isinstance(settled, Written) else -1
 
     def _behind(
         self, case: Case, before: Sequence[int], *, plain: bool
-    ) -> tuple[Grammars, HeldSequence, Forbidden | None]:
-        """A sequence with that output, and what is forbidden then; None if something is forced or nothing can come."""
+    ) -> tuple[Grammars, HeldSequence, Next | None]:
+        """A sequence with that output, and what may come then; None if nothing can."""
         kind, engines = (PlainMasking, self.llguidance) if plain else (Grammars, self.engines)
         grammars = self._set_up(kind(self.model.config.vocabulary), engines)
         grammars.prepare(case.constraint, b"" if plain else self._compile(case.constraint)[1])
         held = HeldSequence(1, [0, *before], 1, 0, Sampling(seed=0, constraint=case.constraint), Logprobs())
         found = grammars.fill([held]).result()[1]
-        return grammars, held, None if isinstance(found, SglActorsError) else found.forbidden
+        return grammars, held, None if isinstance(found, SglActorsError) else found
 
     def spots(self, case: Case, output: Output) -> Iterator[Spot]:
         """Where it is not what the tokenizer makes of its text."""

@@ -175,9 +175,9 @@ async def test_chat_answers_in_json(http: httpx2.AsyncClient) -> None:
 async def test_bad_sources_are_the_askers_error(http: httpx2.AsyncClient) -> None:
     """A pattern, schema or grammar that cannot be is a 400 with its name and the problem, and the node goes on."""
     for params, param, problem in (
-        ({"regex": "a(b"}, "regex", "unclosed group at character 2 of 3"),
-        ({"json_schema": {"type": "thing"}}, "json_schema", "Invalid type: thing"),
-        ({"ebnf": "start: nothing"}, "lark", "unknown name"),
+        ({"regex": "a(b"}, "regex", "a group is not closed at character 2 of 3"),
+        ({"json_schema": {"type": "thing"}}, "json_schema", "type at #: 'thing' is none of null"),
+        ({"ebnf": "start: nothing"}, "ebnf", "unknown name"),
         ({"regex": "(.{0,200}){0,200}"}, "regex", "too many expressions"),
         ({"stop_regex": "a("}, "stop_regex", "does not compile"),
     ):

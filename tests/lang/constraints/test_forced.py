@@ -10,7 +10,7 @@ import pytest
 from sgl_actors.lang.constraints.automaton import Automaton
 from sgl_actors.lang.constraints.constraint import CHOICE, REGEX, Constraint
 from sgl_actors.lang.constraints.engines import Engines
-from sgl_actors.lang.constraints.forced import look_ahead
+from sgl_actors.lang.constraints.forced import Forecast
 from sgl_actors.lang.constraints.grammar import Grammar
 from sgl_actors.lang.constraints.tokens import Tokens
 from tests.lang.constraints.vocabularies import byte_fallback, byte_level, default, id_of
@@ -60,6 +60,11 @@ def texts(constraint: Constraint, count: int) -> list[bytes]:
     return found
 
 
+@cache
+def forecast(made: Engines) -> Forecast:
+    return Forecast(made.tokens)
+
+
 def grammar_of(made: Engines, constraint: Constraint) -> Grammar:
     return made.load(constraint, made.compile(constraint).automaton)
 
@@ -87,7 +92,7 @@ def test_certain_tokens_are_those_of_the_whole_output(
             for head in (b"", tokens.raw[token]):
                 if head:
                     grammar.advance(token)
-                outlook = look_ahead(tokens, grammar, before, head)
+                outlook = forecast(made).look_ahead(grammar, before, head)
                 if outlook is None:
                     continue
                 assert list(outlook.certain) == canonical[place : place + len(outlook.certain)]
@@ -106,7 +111,7 @@ def test_a_sampled_token_joins_the_text_that_it_forces() -> None:
     (name,), quote, joint = tokens.encode(b"name"), tokens.encode(b'"')[0], tokens.encode(b'":')[0]
     grammar.advance(name)
     grammar.advance(quote)
-    outlook = look_ahead(tokens, grammar, [name], b'"')
+    outlook = forecast(made).look_ahead(grammar, [name], b'"')
     assert outlook is not None
     assert (outlook.certain, outlook.held_back) == ((joint,), 1)
 
@@ -117,7 +122,7 @@ def test_what_ends_an_output_has_its_end_token_with_it() -> None:
     tokens = made.tokens
     grammar = grammar_of(made, Constraint(REGEX, "(yes|no) it is"))
     grammar.advance(tokens.encode(b"no")[0])
-    outlook = look_ahead(tokens, grammar, [], b"no")
+    outlook = forecast(made).look_ahead(grammar, [], b"no")
     assert outlook is not None
     assert outlook.certain == (*tokens.encode(b"no it is"), *tokens.eos_ids)
 
@@ -126,10 +131,10 @@ def test_where_there_is_a_choice_nothing_is_forced() -> None:
     """Neither at once nor after a token that leaves one."""
     made = engines("default", "fsm")
     grammar = grammar_of(made, Constraint(REGEX, "[a-z]+"))
-    assert look_ahead(made.tokens, grammar, []) is None
+    assert forecast(made).look_ahead(grammar, []) is None
     (token,) = made.tokens.encode(b"name")
     grammar.advance(token)
-    assert look_ahead(made.tokens, grammar, [], b"name") is None
+    assert forecast(made).look_ahead(grammar, [], b"name") is None
 
 
 def test_text_that_begins_inside_of_a_character_waits() -> None:
@@ -140,7 +145,7 @@ def test_text_that_begins_inside_of_a_character_waits() -> None:
     first, second = (tokens.single[byte] for byte in "é".encode())
     grammar.advance(first)
     grammar.advance(second)
-    assert look_ahead(tokens, grammar, [], tokens.raw[second]) is None
-    outlook = look_ahead(tokens, grammar, [first], tokens.raw[second])
+    assert forecast(made).look_ahead(grammar, [], tokens.raw[second]) is None
+    outlook = forecast(made).look_ahead(grammar, [first], tokens.raw[second])
     assert outlook is not None
     assert outlook.certain[0] == second

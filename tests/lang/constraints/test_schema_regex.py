@@ -68,7 +68,11 @@ def compare(schema: Any, random: Random, outputs: int) -> str:
             ["{}", '{"b": null}', '{"a": null, "c": null}'],
             ['{"c": null, "a": null}', '{"a": null, }'],
         ),
-        ({"type": "string"}, [r'"\n"', r'"\""', '"é😀/"'], [r'"\u0041"', r'"\/"', '"\n"', '"\x7f"', '"']),
+        (
+            {"type": "string"},
+            [r'"\n"', r'"\""', '"é😀/"'],
+            [r'"\u0041"', r'"\u0007"', r'"\/"', '"\n"', '"\x7f"', '"'],
+        ),
         ({"type": "string", "minLength": 2, "maxLength": 2}, [r'"\n\""', '"éé"', '"😀a"'], ['"a"', '"abc"']),
         ({"type": "string", "pattern": "b"}, ['"abc"', '"b"'], ['"ac"', "b"]),
         ({"type": "string", "pattern": "^[a-z]+$", "maxLength": 2}, ['"ab"'], ['""', '"abc"', '"A"']),
@@ -121,9 +125,10 @@ def test_both_engines_agree(random: Random, depth: int) -> None:
 
 @pytest.mark.parametrize("kind", [*samples.FORMATS, *samples.PATTERNS])
 def test_both_engines_agree_on_strings(kind: str) -> None:
-    """Every format and kind of pattern has the same language in both."""
+    """Every format and kind of pattern has the same language in both; the length of a host name is not the FSM's."""
     key = "format" if kind in samples.FORMATS else "pattern"
-    assert compare({"type": "string", key: kind}, Random(1), 3) == "equal"
+    expected = "declined" if kind == "hostname" else "equal"
+    assert compare({"type": "string", key: kind}, Random(1), 3) == expected
 
 
 @settings(deadline=None, max_examples=40)
