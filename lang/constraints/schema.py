@@ -20,6 +20,7 @@ Schema = dict[str, Any]
 DECIMALS: Final = 1e-9
 """Numbers inside of a value have at most nine decimals, no exponent, and at most fifteen digits before the point."""
 LARGEST_NUMBER: Final = 1e15
+"""Numbers inside of a value lie below it: larger ones are no longer exact in every reader of JSON."""
 _MAPS: Final = ("properties", "patternProperties", "$defs")
 _LISTS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _ONES: Final = ("items", "additionalProperties")
@@ -157,7 +158,7 @@ def constrained(schema: Schema) -> Schema:
     if found.get("format") not in _FORMATS:
         found.pop("format", None)
     if found.get("type") == "integer":
-        _bound(found, LARGEST)
+        _bound(found, int(LARGEST_NUMBER) - 1)
     elif found.get("type") == "number":
         _bound(found, LARGEST_NUMBER)
         found.setdefault("multipleOf", DECIMALS)

@@ -111,7 +111,7 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "uuid": _object({"id": {"type": "string", "format": "uuid"}, "name": _text()}),
     "definitions": _object({"start": {"$ref": "#/$defs/Point"}, "end": {"$ref": "#/$defs/Point"}}, **{"$defs": {"Point": _POINT}}),
     "unicode keys": _object({"имя": _text(), "年齢": _WHOLE, "ciudad — ñ": _text(), "😀": {"type": "boolean"}}),
-    "escapes": _object({'say "hi"': {"const": 'a "quoted"\n\\ text'}, "tab\t": {"enum": ["\t", "\u0001", "é"]}}),
+    "escapes": _object({'say "hi"': {"const": 'a "quoted"\n\\ text'}, "tab\t": {"enum": ["\t", "\b\f", "é"]}}),
     "call": _object({"name": {"const": "search_hotels"}, "arguments": _object({"location": _text(16), "guests": {"type": "integer", "minimum": 1, "maximum": 9}})}),
     "tree": {"$ref": "#/$defs/Node", "$defs": {"Node": _object({"value": _WHOLE, "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}, "maxItems": 2}})}},
     "boolean": {"type": "boolean"},

@@ -98,7 +98,7 @@ class Plain:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"), max_size=12)
-wholes = st.integers(-(10**18) + 1, 10**18 - 1)
+wholes = st.integers(-(10**15) + 1, 10**15 - 1)
 decimals = st.integers(-(10**14), 10**14).map(lambda n: n / 10_000)
 colours = st.sampled_from(Colour)
 people: st.SearchStrategy[Person] = st.recursive(
