@@ -1,8 +1,9 @@
 """Paged attention out of torch's own pieces: gathers and `scaled_dot_product_attention`.
 
 How rows are run (measured on two cores, docs/design/0003):
-- decodes are sorted by length and run in groups of similar length, each one padded gather and one attention call;
-- a long decode, or one alone, runs by itself: over a slice of the pool without any copy if its slots are consecutive;
+- rows of few new tokens (decodes, and what was forced behind them) are sorted by their number and length and run in groups of similar ones, each one padded
+  gather and one attention call;
+- a long one, or one alone, runs by itself: over a slice of the pool without any copy if its slots are consecutive;
 - a prefill chunk runs by itself, in blocks of queries, each over the tokens it can see.
 
 Gathers of one pass go through one scratch buffer, as fresh large buffers cost more in page faults than the copy itself.
@@ -18,7 +19,9 @@ import torch
 from sgl_actors.kernels.attention import AttentionRow
 
 ALONE = 768
-"""Decodes over at least that many tokens run by themselves."""
+"""Rows over at least that many tokens run by themselves."""
+SHORT = (1, 4)
+"""New tokens at most of a group's rows; each group's are padded to its longest. Rows of more run by themselves."""
 GROUP_TOKENS = 8192
 """Most tokens of one group's gather, padding included."""
 PADDING = 1.25
@@ -27,11 +30,19 @@ QUERY_BLOCK = 256
 """Queries of a prefill that are run at once."""
 
 
+_Short = tuple[int, int, torch.Tensor]
+"""A row of few new tokens: its place in the flat batch, how many they are, and its slots."""
+
+
 @dataclass(frozen=True)
 class _Group:
-    """Decodes run together: `tokens` [rows] places in the flat batch, `slots` [rows * length], `mask` [rows, 1, 1, length] or None."""
+    """Rows run together: `tokens` [rows * new] places in the flat batch, `slots` [rows * length], `mask` [rows, 1, new, length] or None.
+
+    A row of fewer new tokens repeats its last one.
+    """
 
     tokens: torch.Tensor
+    new: int
     slots: torch.Tensor
     length: int
     mask: torch.Tensor | None
@@ -55,19 +66,20 @@ class TorchPlan:
         self.scale = scale
         self.groups: list[_Group] = []
         self.blocks: list[_Block] = []
-        decodes: list[tuple[int, torch.Tensor]] = []
+        short: dict[int, list[_Short]] = {most: [] for most in SHORT}
         place = 0
         for row in rows:
-            if row.new == 1:
-                slots = row.slots if window is None else row.slots[-window:]
-                if len(slots) >= ALONE or len(rows) == 1:
-                    self.blocks.append(_block(place, place + 1, slots, None, contiguous=row.contiguous))
-                else:
-                    decodes.append((place, slots))
+            slots = row.slots if window is None or row.new > 1 else row.slots[-window:]
+            groupable = len(slots) < ALONE and len(rows) > 1 and (window is None or row.new == 1)
+            if groupable and row.new <= SHORT[-1]:
+                short[next(most for most in SHORT if row.new <= most)].append((place, row.new, slots))
+            elif row.new == 1:
+                self.blocks.append(_block(place, place + 1, slots, None, contiguous=row.contiguous))
             else:
                 self._plan_prefill(place, row, window)
             place += row.new
-        self._group(decodes)
+        for alike in short.values():
+            self._group(alike)
         self._scratch: torch.Tensor | None = None
 
     def attend(self, query: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
@@ -75,14 +87,11 @@ class TorchPlan:
         heads, kv_heads, head_dim = query.shape[1], pool.shape[2], query.shape[2]
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         for group in self.groups:
-            rows = len(group.tokens)
+            rows = len(group.tokens) // group.new
             gathered = self._gather(pool, group.slots).view(rows, group.length, 2, kv_heads, head_dim)
-            out[group.tokens] = self._attention(
-                query[group.tokens].view(rows, heads, 1, head_dim),
-                gathered[:, :, 0].transpose(1, 2),
-                gathered[:, :, 1].transpose(1, 2),
-                group.mask,
-            ).view(rows, heads, head_dim)
+            wanted = query[group.tokens].view(rows, group.new, heads, head_dim)
+            attend = self._attend_one if group.new == 1 else self._attend_few
+            out[group.tokens] = attend(wanted, gathered, group.mask).view(-1, heads, head_dim)
         for block in self.blocks:
             if block.first_slot >= 0:
                 seen = pool[block.first_slot : block.first_slot + len(block.slots)]
@@ -95,6 +104,29 @@ class TorchPlan:
                 block.mask,
             )[0].transpose(0, 1)
         return out.view(len(query), heads * head_dim)
+
+    def _attend_one(self, query: torch.Tensor, kv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """One query of each row, `query` [rows, 1, heads, head_dim] over `kv` [rows, length, 2, kv_heads, head_dim]."""
+        key, value = kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
+        return self._attention(query.transpose(1, 2), key, value, mask)
+
+    def _attend_few(self, query: torch.Tensor, kv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """A few queries of each row, [rows, new, heads, head_dim]: head by head of the keys, as the query heads of one are more rows of one product."""
+        rows, new, heads, head_dim = query.shape
+        kv_heads = kv.shape[3]
+        shared = heads // kv_heads
+        query = (query * self.scale).view(rows, new, kv_heads, shared, head_dim)
+        hidden = None if mask is None else mask[:, 0].repeat_interleave(shared, dim=1)
+        out = torch.empty_like(query)
+        for head in range(kv_heads):
+            scores = torch.bmm(
+                query[:, :, head].reshape(rows, new * shared, head_dim), kv[:, :, 0, head].transpose(1, 2)
+            )
+            if hidden is not None:
+                scores += hidden
+            seen = torch.bmm(torch.softmax(scores, dim=-1), kv[:, :, 1, head])
+            out[:, :, head] = seen.view(rows, new, shared, head_dim)
+        return out
 
     def _attention(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
@@ -128,19 +160,16 @@ class TorchPlan:
             slots = row.slots[first : before + stop]
             self.blocks.append(_block(place + start, place + stop, slots, mask, contiguous=row.contiguous))
 
-    def _group(self, decodes: list[tuple[int, torch.Tensor]]) -> None:
-        decodes.sort(key=lambda decode: len(decode[1]))
+    def _group(self, short: list[_Short]) -> None:
+        short.sort(key=lambda one: len(one[2]))
         begin = 0
-        for end in range(1, len(decodes) + 1):
-            if end < len(decodes):
-                longest = len(decodes[end][1])
-                shortest = len(decodes[begin][1])
-                if (
-                    longest <= max(shortest * PADDING, shortest + 32)
-                    and longest * (end + 1 - begin) <= GROUP_TOKENS
-                ):
+        for end in range(1, len(short) + 1):
+            if end < len(short):
+                longest, shortest = len(short[end][2]), len(short[begin][2])
+                alike = longest <= max(shortest * PADDING, shortest + 32)
+                if alike and longest * (end + 1 - begin) <= GROUP_TOKENS:
                     continue
-            self.groups.append(_pad(decodes[begin:end]))
+            self.groups.append(_pad(short[begin:end]))
             begin = end
 
 
@@ -160,20 +189,21 @@ def _causal_mask(before: int, new: int, window: int | None, device: torch.device
     return torch.zeros(new, length, device=device).masked_fill_(~seen, float("-inf"))
 
 
-def _pad(decodes: list[tuple[int, torch.Tensor]]) -> _Group:
-    lengths = [len(slots) for _, slots in decodes]
-    length = lengths[-1]
-    device = decodes[0][1].device
-    slots = torch.empty(len(decodes), length, dtype=torch.int64, device=device)
-    for row, (_, own) in enumerate(decodes):
+def _pad(short: list[_Short]) -> _Group:
+    length = len(short[-1][2])
+    new = max(count for _, count, _ in short)
+    device = short[0][2].device
+    slots = torch.empty(len(short), length, dtype=torch.int64, device=device)
+    tokens = torch.empty(len(short), new, dtype=torch.int64)
+    seen = torch.empty(len(short), new, dtype=torch.int64)  # how many tokens each query sees
+    steps = torch.arange(new)
+    for row, (place, count, own) in enumerate(short):
         slots[row, : len(own)] = own
-        if len(own) < length:
-            slots[row, len(own) :] = own[-1]
+        slots[row, len(own) :] = own[-1]
+        tokens[row] = place + steps.clamp(max=count - 1)
+        seen[row] = len(own) - count + 1 + steps.clamp(max=count - 1)
     mask = None
-    if lengths[0] < length:
-        hidden = torch.arange(length, device=device) >= torch.tensor(lengths, device=device)[:, None]
-        mask = torch.zeros(len(decodes), length, device=device).masked_fill_(hidden, float("-inf"))[
-            :, None, None, :
-        ]
-    tokens = torch.tensor([place for place, _ in decodes], device=device)
-    return _Group(tokens, slots.view(-1), length, mask)
+    if int(seen.min()) < length:
+        hidden = torch.arange(length) >= seen[:, :, None]
+        mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None].to(device)
+    return _Group(tokens.view(-1).to(device), new, slots.view(-1), length, mask)

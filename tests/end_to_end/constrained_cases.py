@@ -1,4 +1,4 @@
-"""Constraints and prompts over which decoding has to be exact: 75 constraints of every kind, four prompts each.
+"""Constraints and prompts over which decoding has to be exact: 75 constraints of every kind, with four prompts each that ask for what they allow, and four that do not.
 
 Everything is bounded, so that outputs end, and holds what is easy to get wrong: characters of several bytes, texts of which one begins another, forced text whose last
 token joins what follows, repetitions, escapes. Python's `re` means the same by the expressions.
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from benchmarks.constraint.tasks import CHARACTER, IPV4, TURN
 from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, LARK, REGEX, Constraint
+from tests.end_to_end import constrained_prompts as asked
 
 REGEXES: Final = {
     "character": CHARACTER,
@@ -116,7 +117,7 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "tree": {"$ref": "#/$defs/Node", "$defs": {"Node": _object({"value": _WHOLE, "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}, "maxItems": 2}})}},
     "boolean": {"type": "boolean"},
 }  # fmt: skip
-PROMPTS: Final = (
+MISMATCHED: Final = (
     "Who was Marie Curie, and what is she known for?",
     "Décris une journée à Paris en hiver.",
     "请介绍一下北京的天气。",
@@ -126,8 +127,9 @@ PROMPTS: Final = (
     "Is 17 a prime number? Answer with 3 digits.",
     "東京について教えてください。",
 )
+"""Prompts that have nothing to do with any of the constraints."""
 PER_CONSTRAINT: Final = 4
-"""Prompts for each constraint; which ones takes turns."""
+"""Of those, for each constraint; which ones takes turns."""
 
 
 @dataclass(frozen=True)
@@ -147,23 +149,32 @@ class Case:
         return self.name
 
 
-def constraints() -> Iterator[tuple[str, Constraint]]:
-    """All constraints by name."""
+def constraints() -> Iterator[tuple[str, Constraint, asked.Prompts]]:
+    """All constraints by name, with what asks for them."""
     for name, source in REGEXES.items():
-        yield f"regex {name}", Constraint(REGEX, source)
+        yield f"regex {name}", Constraint(REGEX, source), asked.REGEXES[name]
     for name, texts in CHOICES.items():
-        yield f"choice {name}", Constraint(CHOICE, json.dumps(texts))
+        yield f"choice {name}", Constraint(CHOICE, json.dumps(texts)), asked.CHOICES[name]
     for name, source in GRAMMARS.items():
-        yield f"lark {name}", Constraint(LARK, source)
+        yield f"lark {name}", Constraint(LARK, source), asked.GRAMMARS[name]
     for name, schema in SCHEMAS.items():
-        yield f"schema {name}", Constraint(JSON_SCHEMA, json.dumps(schema))
+        yield f"schema {name}", Constraint(JSON_SCHEMA, json.dumps(schema)), asked.SCHEMAS[name]
 
 
 def cases() -> list[Case]:
-    """All pairs of a constraint and a prompt."""
+    """All pairs of a constraint and a prompt that asks for it."""
+    return [
+        Case(f"{name}/{number}", constraint, prompt)
+        for name, constraint, prompts in constraints()
+        for number, prompt in enumerate(prompts.written())
+    ]
+
+
+def mismatched() -> list[Case]:
+    """As many pairs with prompts of `MISMATCHED`."""
     found = []
-    for number, (name, constraint) in enumerate(constraints()):
+    for number, (name, constraint, _) in enumerate(constraints()):
         for turn in range(PER_CONSTRAINT):
-            at = (3 * number + turn * 5) % len(PROMPTS)
-            found.append(Case(f"{name}/{at}", constraint, TURN.format(PROMPTS[at])))
+            at = (3 * number + turn * 5) % len(MISMATCHED)
+            found.append(Case(f"{name}/unasked {at}", constraint, TURN.format(MISMATCHED[at])))
     return found

@@ -72,7 +72,7 @@ class Spot:
     Attributes:
         text: there.
         jumped: a forced token takes part in it.
-        certain: text that the constraint leaves no choice about does, even if the model was left to write it.
+        certain: beside a border between two tokens there that the tokenizer would not write, the constraint left no choice.
     """
 
     text: str
@@ -188,6 +188,10 @@ class Decoder:
         found = grammars.fill([held]).result()[1]
         return grammars, held, None if isinstance(found, SglActorsError) else found
 
+    def matches(self, constraint: Constraint, text: str) -> bool:
+        """Whether the engine that takes the constraint takes the whole text."""
+        return self.engines.load(constraint, self._compile(constraint)[1]).matches(text)
+
     def spots(self, case: Case, output: Output) -> Iterator[Spot]:
         """Where it is not what the tokenizer makes of its text."""
         tokens = [token for token in output.tokens if token not in self.eos_ids]
@@ -196,16 +200,27 @@ class Decoder:
         data = self.written(tokens)
         canonical = self.engines.tokens.encode(data)
         ours, theirs = self._borders(tokens), self._borders(canonical)
-        shared = sorted(set(ours) & set(theirs))
         certain = self._certain(case.constraint, data)
-        for start, stop in pairwise(shared):
+        for start, stop in pairwise(sorted(set(ours) & set(theirs))):
             own = range(ours.index(start), ours.index(stop))
             if tokens[own.start : own.stop] != canonical[theirs.index(start) : theirs.index(stop)]:
+                wrong = [ours[at] for at in own[1:] if not self._is_canonical(tokens, at)]
+                beside = [place for border in wrong for place in (border - 1, border)]
                 yield Spot(
                     data[start:stop].decode("utf-8", "replace"),
                     any(output.forced[at] for at in own),
-                    any(certain[start:stop]),
+                    any(certain[place] for place in beside or range(start, stop)),
                 )
+
+    def _is_canonical(self, tokens: Sequence[int], at: int) -> bool:
+        """Whether the tokens before and behind the border `at` are what the tokenizer makes of their text, or, where that is not whole characters, of these."""
+        raw = self.engines.tokens.raw
+        start, stop = at - 1, at + 1
+        while raw[tokens[start]][0] & 0xC0 == 0x80:
+            start -= 1
+        while not _whole(text := self.written(tokens[start:stop])):
+            stop += 1
+        return self.engines.tokens.encode(text) == list(tokens[start:stop])
 
     def _certain(self, constraint: Constraint, data: bytes) -> list[bool]:
         """Of each byte, whether the constraint leaves no choice about it when the text is written character by character."""

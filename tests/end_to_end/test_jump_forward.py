@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, REGEX
-from tests.end_to_end.constrained_cases import Case, cases
+from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, REGEX, Constraint
+from tests.end_to_end.constrained_cases import Case, cases, constraints, mismatched
 from tests.end_to_end.constrained_decoder import Decoder, Output, note
 from tests.end_to_end.json_checks import problem
 
@@ -20,41 +20,55 @@ pytestmark = pytest.mark.model
 
 TIE = 1e-3
 """Difference of two logits below which sums in another order may decide."""
-FEW = 18
+FEW = 9
+"""Cases of each of both sets in the short form."""
 SHORT, LONG = 24, 128
 """Most tokens of an output in the two forms."""
 PLAIN = 0.95
-"""Share of outputs that have to be those of plain masking."""
+"""Share of the outputs asked for that have to be those of plain masking."""
 
 
-ALL = pytest.param("all", marks=[pytest.mark.slow, pytest.mark.timeout(3600)])
+ASKED, MISMATCHED = (
+    pytest.param(of, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]) for of in ("asked", "mismatched")
+)
 
 
 @dataclass
 class Results:
-    """All cases with jumps and without."""
+    """Cases with jumps and without.
+
+    Attributes:
+        asked: the prompts ask for what the constraints allow.
+    """
 
     cases: list[Case]
+    asked: bool
     most: int
     on: list[Output]
     off: list[Output]
 
 
-@pytest.fixture(
-    scope="module",
-    params=["few", ALL],
-)
+@pytest.fixture(scope="module", params=["few", ASKED, MISMATCHED])
 def results(request: pytest.FixtureRequest, decoder: Decoder) -> Results:
-    chosen, most = cases(), LONG
-    if request.param == "few":
-        chosen, most = chosen[:: len(chosen) // FEW][:FEW], SHORT
+    of = request.param
+    chosen, most = cases() if of == "asked" else mismatched(), LONG
+    if of == "few":
+        chosen, most = [*_few(cases()), *_few(mismatched())], SHORT
     on, off = (decoder.run(chosen, jump=jump, most=most) for jump in (True, False))
-    return Results(chosen, most, on, off)
+    return Results(chosen, of == "asked", most, on, off)
 
 
-def test_the_pairs() -> None:
-    """There are three hundred, all different."""
-    assert len(cases()) == 300 == len({(case.constraint, case.prompt) for case in cases()})
+def _few(every: list[Case]) -> list[Case]:
+    return every[:: len(every) // FEW][:FEW]
+
+
+def test_the_pairs(decoder: Decoder) -> None:
+    """There are three hundred of each set, all different, and the examples in the prompts are what their constraint allows."""
+    for every in (cases(), mismatched()):
+        assert len(every) == 300 == len({(case.constraint, case.prompt) for case in every})
+    shown = [(name, of, text) for name, of, prompts in constraints() for text in prompts.outputs()]
+    assert [(name, text) for name, of, text in shown if not matches(decoder, of, text)] == []
+    assert [(name, text) for name, of, text in shown if not decoder.matches(of, text)] == []
 
 
 def test_jumps_do_not_change_the_output(results: Results, decoder: Decoder) -> None:
@@ -91,7 +105,7 @@ def test_finished_outputs_match(results: Results, decoder: Decoder) -> None:
         if output.ended
     ]
     assert len(ended) > len(results.cases) / 3
-    assert [(case.name, text) for case, text in ended if not matches(decoder, case, text)] == []
+    assert [(case.name, text) for case, text in ended if not matches(decoder, case.constraint, text)] == []
 
 
 def test_jumps_are_canonical(results: Results, decoder: Decoder) -> None:
@@ -116,12 +130,13 @@ def test_borders_of_forced_text_are_canonical(results: Results, decoder: Decoder
     assert wrong == []
 
 
-@pytest.mark.parametrize("results", [ALL], indirect=True)
+@pytest.mark.parametrize("results", [ASKED, MISMATCHED], indirect=True)
 def test_the_text_is_that_of_plain_masking(results: Results, decoder: Decoder) -> None:
-    """At least `PLAIN` of the outputs are those of sampling token by token under llguidance's masks; every difference has its reason.
+    """At least `PLAIN` of the outputs asked for are those of sampling token by token under llguidance's masks; every difference has its reason.
 
     The reason is a tie, or that the other side had no such choice: each engine leaves out tokens that cannot begin a canonical encoding of what is forced, and
-    they see different far ahead.
+    they see different far ahead. A model that is asked for something else than the constraint allows begins words in
+    unnatural ways more often: the share is printed, and has no bound.
     """
     plain = decoder.plain(results.cases, most=results.most)
     same, unexplained = 0, []
@@ -137,7 +152,7 @@ def test_the_text_is_that_of_plain_masking(results: Results, decoder: Decoder) -
             unexplained.append(case.name)
     note(f"{same} of {len(results.cases)} are those of plain masking")
     assert unexplained == []
-    assert same >= PLAIN * len(results.cases)
+    assert same >= PLAIN * len(results.cases) or not results.asked
 
 
 def first_difference(one: list[int], two: list[int]) -> int | None:
@@ -177,13 +192,13 @@ def why(decoder: Decoder, case: Case, one: Output, two: Output, place: int) -> s
     return ""
 
 
-def matches(decoder: Decoder, case: Case, text: str) -> bool:
+def matches(decoder: Decoder, constraint: Constraint, text: str) -> bool:
     """Whether `text` is what the constraint says: by `re`, `json`, `jsonschema`; for Lark by the engine's own matcher."""
-    kind, source = case.constraint.kind, case.constraint.source
+    kind, source = constraint.kind, constraint.source
     if kind == REGEX:
         return re.fullmatch(source, text) is not None
     if kind == CHOICE:
         return text in json.loads(source)
     if kind == JSON_SCHEMA:
         return not problem(json.loads(source), text)
-    return decoder.llguidance.load(case.constraint, b"").matches(text)
+    return decoder.llguidance.load(constraint, b"").matches(text)
