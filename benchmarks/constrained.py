@@ -3,7 +3,8 @@
     python -m benchmarks.constrained [--data DIR] [--only character,real] [--concurrency 1,16] [--rounds 3] [--check]
     python -m benchmarks.constrained --only engine,step
 
-Tasks (`constraint/tasks.py`): the character sheet of the paper, sheets of cities, a list of objects, IPv4 addresses, real schemas. One node serves them; in each
+Tasks (`constraint/tasks.py`): the character sheet of the paper, sheets of cities, a list of objects, IPv4 addresses, real schemas as they are
+and as strict function calling wants them (`strict`). One node serves them; in each
 round every task runs with jumps and without, one after the other in changing order, on an empty cache. `tokens_per_s` counts output tokens over the wall
 time of a run, prompts included. Both sides have to give the same texts. Real schemas that the node declines are left out.
 

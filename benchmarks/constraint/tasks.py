@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.workload.programs import read, read_text
 from sgl_actors.lang.constraints.constraint import JSON_SCHEMA, REGEX, Constraint
+from sgl_actors.lang.constraints.schema import strict
 
 OCTET = "(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
 IPV4 = rf"({OCTET}\.){{3}}{OCTET}"
@@ -56,6 +58,10 @@ STRUCTS: dict[str, Any] = {
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 SITES = ("a public name server", "your own computer", "a printer in the office", "a home router")
 SHOPS = ("a department store", "a village shop", "a second-hand market", "an online shop for students")
+
+
+OUTLINE = 600
+"""Characters of a schema's outline in a prompt."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +121,38 @@ def addresses(_: Path) -> list[Ask]:
 
 def schemas(data: Path) -> list[Ask]:
     """Schemas of function calls and configuration files as they are in the world, whether they can be used or not."""
-    return list(_schemas(data))
+    return [_ask_for(row, row["schema"]) for row in _rows(data)]
 
 
-def _schemas(data: Path) -> Iterator[Ask]:
-    for row in read(data, "json_decode/schemas_100.jsonl"):
-        schema = row["schema"]
-        name = row["id"].partition("/")[2].removesuffix(".json")
-        about = str(schema.get("description") or schema.get("title") or name).strip()[:200]
-        prompt = TURN.format(f"Write a short example of this as JSON: {about}")
-        yield Ask(prompt, Constraint(JSON_SCHEMA, json.dumps(schema)))
+def strict_schemas(data: Path) -> list[Ask]:
+    """The same as strict function calling wants them: objects take no properties but their own."""
+    return [_ask_for(row, strict(row["schema"])) for row in _rows(data)]
+
+
+def _rows(data: Path) -> list[dict[str, Any]]:
+    """All, mixed: those beside each other in the file are much alike."""
+    rows = list(read(data, "json_decode/schemas_100.jsonl"))
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+def _ask_for(row: dict[str, Any], schema: dict[str, Any]) -> Ask:
+    """A call, asked for as models are: by the name and by what is to be given."""
+    name = row["id"].partition("/")[2].removesuffix(".json").rpartition("_")[0] or row["id"]
+    wanted = json.dumps(_outline(row["schema"]))[:OUTLINE]
+    prompt = f"Call the function {name}. Its arguments: {wanted}\nAnswer with the arguments as JSON, with short and plausible values."
+    return Ask(TURN.format(prompt), Constraint(JSON_SCHEMA, json.dumps(schema)))
+
+
+def _outline(schema: Any) -> Any:
+    """Names of properties and their types."""
+    if not isinstance(schema, dict):
+        return "any"
+    if isinstance(schema.get("properties"), dict):
+        return {name: _outline(part) for name, part in schema["properties"].items()}
+    if isinstance(schema.get("items"), dict):
+        return [_outline(schema["items"])]
+    return schema.get("enum", schema.get("type", "any"))
 
 
 TASKS = {
@@ -133,4 +161,5 @@ TASKS = {
     "structs": Task(structs, 200),
     "ipv4": Task(addresses, 24),
     "real": Task(schemas, 128, {1: 1.15, 16: 0.99}),
+    "strict": Task(strict_schemas, 128),
 }
