@@ -35,14 +35,13 @@ class SampleRow:
 
     @property
     def is_plain(self) -> bool:
-        """Whether logits are sampled as they are, without a penalty, bias, constraint or ban."""
+        """Whether logits are sampled as they are, without a penalty, bias or ban; what a constraint forbids apart."""
         wanted = self.sampling
         return not (
             wanted.repetition_penalty != 1.0
             or wanted.frequency_penalty
             or wanted.presence_penalty
             or wanted.logit_bias
-            or self.forbidden is not None
             or self.bans_ends
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from sgl_actors.actors.worker.messages import Sampling
@@ -42,10 +43,12 @@ def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
         Token ids; -1 for a row that has no distribution (it holds NaN or +inf, or nothing but -inf).
     """
     changed = [index for index, row in enumerate(rows) if not row.is_plain]
-    if changed:
+    if any(row.forbidden is not None for row in rows):
+        logits = _without_forbidden(logits, rows)
+    elif changed:
         logits = logits.clone()
-        for index in changed:
-            _adjust(logits[index], rows[index])
+    for index in changed:
+        _adjust(logits[index], rows[index])
     best, tokens_of_best = logits.max(dim=-1)
     usable = torch.isfinite(best).tolist()
     tokens: list[int] = tokens_of_best.tolist()
@@ -146,8 +149,17 @@ def _look_up(cumulative: torch.Tensor, rows: list[SampleRow]) -> list[int]:
     return found
 
 
+def _without_forbidden(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+    """A copy of the logits, -inf for what each row's constraint forbids: no penalty or bias changes that any more."""
+    forbidden = np.zeros(logits.shape, np.bool_)
+    for index, row in enumerate(rows):
+        if row.forbidden is not None:
+            forbidden[index] = row.forbidden
+    return logits.masked_fill(torch.from_numpy(forbidden).to(logits.device), float("-inf"))
+
+
 def _adjust(logits: torch.Tensor, row: SampleRow) -> None:
-    """Apply penalties, bias, and what is forbidden to one row [vocabulary], in place."""
+    """Apply penalties, bias and the ban of end tokens to one row [vocabulary], in place."""
     wanted, device = row.sampling, logits.device
     if wanted.repetition_penalty != 1.0 and row.seen:
         ids = torch.tensor(row.seen, device=device)
@@ -163,7 +175,5 @@ def _adjust(logits: torch.Tensor, row: SampleRow) -> None:
         ids = torch.tensor([token for token, _ in wanted.logit_bias], device=device)
         bias = torch.tensor([value for _, value in wanted.logit_bias], dtype=torch.float32, device=device)
         logits.index_add_(0, ids, bias)
-    if row.forbidden is not None:
-        logits.masked_fill_(torch.from_numpy(row.forbidden).to(device), float("-inf"))
     if row.bans_ends:
         logits[torch.tensor(wanted.end_ids, device=device)] = float("-inf")
