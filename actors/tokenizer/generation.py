@@ -95,6 +95,7 @@ class Generation:
             self._logprobs += logprobs[position : position + 1]
             self._take(token_id)
             if self._stops.matched is not None:
+                self._leave_out(len(fresh) - position - 1)
                 return self._stop()
         if update.finish is not None:
             self._end(update.finish)
@@ -154,6 +155,14 @@ class Generation:
         text = self._stops.feed(self._detokeniser.feed(token_id), armed=self._armed)
         if text:
             self._text.append(text)
+
+    def _leave_out(self, count: int) -> None:
+        """That many tokens behind the stop are no part of the output: a jump's, and the model's only where updates came together."""
+        known = self._decoding
+        forced = min(count, known.forced)
+        self._decoding = msgspec.structs.replace(
+            known, forced=known.forced - forced, sampled=known.sampled - (count - forced)
+        )
 
     @property
     def _armed(self) -> bool:

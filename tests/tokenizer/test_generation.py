@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_actors.actors.scheduler.messages import Finish, Logprobs, Sampling, Sequence, Stop, Update
+from sgl_actors.actors.scheduler.messages import Decoding, Finish, Logprobs, Sampling, Sequence, Stop, Update
 from sgl_actors.actors.tokenizer.generation import Generation, OutOfStep
 from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
@@ -140,6 +140,15 @@ def test_the_stop_string_is_trimmed_or_kept(tiny: Vocabulary) -> None:
         assert (chunk.text, chunk.completion_tokens, chunk.finish) == (text, 8, Finish("stop", "STOP"))
         assert one.update(Update("r", 0, [1, 2], finish=Finish("length"))) is None
         assert one.finish == Finish("stop", "STOP")
+
+
+def test_tokens_behind_a_stop_inside_of_a_jump_do_not_count(tiny: Vocabulary) -> None:
+    """However an output was made, its tokens are those sampled and those forced."""
+    one = generation(tiny, stop=("STOP",))
+    one.update(Update("r", 0, ids_of(tiny, "sa"), decoding=Decoding(2, 2, 0)))
+    one.update(Update("r", 2, ids_of(tiny, "y STOP it"), decoding=Decoding(3, 3, 8, 1)))
+    chunk = one.chunk()
+    assert (chunk.completion_tokens, chunk.decoding) == (8, Decoding(3, 3, 5, 1))
 
 
 def test_a_stop_string_before_min_tokens_is_text(tiny: Vocabulary) -> None:
