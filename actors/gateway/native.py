@@ -36,6 +36,11 @@ from sgl_actors.errors import InvalidRequest
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
+_CONSTRAINTS = ("json_schema", "regex", "choice", "lark", "ebnf", "structural_tag")
+_ELSEWHERE = (
+    "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+)  # fmt: skip
+_INSTEAD = f"it is for the OpenAI-compatible endpoints; sampling_params have {', '.join(_CONSTRAINTS)}"
 UNSUPPORTED = {
     "image_data": MEDIA,
     "audio_data": MEDIA,
@@ -46,10 +51,15 @@ UNSUPPORTED = {
     "token_ids_logprob": "log probabilities of given ids are not supported, top_logprobs_num is",
     "return_prompt_token_ids": "prompt ids are returned by /tokenize",
     **{name: OPENAI_UNSUPPORTED[name] for name in ("lora_path", "return_hidden_states")},
+    **dict.fromkeys(_CONSTRAINTS, "it belongs into sampling_params"),
+    **dict.fromkeys(_ELSEWHERE, _INSTEAD),
 }
 """Fields of /generate that this node cannot honour."""
 
-UNSUPPORTED_SAMPLING = {"custom_params": "code is not taken from requests"}
+UNSUPPORTED_SAMPLING = {
+    "custom_params": "code is not taken from requests",
+    **dict.fromkeys(_ELSEWHERE, _INSTEAD),
+}
 """Fields of `sampling_params` that this node cannot honour."""
 
 T = TypeVar("T")

@@ -34,6 +34,7 @@ class NativeSampling(msgspec.Struct, frozen=True):
     `regex`, `json_schema` (an object or its JSON text), `choice`, `lark`, `ebnf` (GBNF with ``root ::= …``, or Lark) or `structural_tag` says what the
     output has to be as a whole; at most one. `jump_forward`: false computes text that it forces token by token; the answer is the same.
     `stop_regex`: regular expressions that end the output as stop strings do.
+    `custom_params` and what follows it are refused: a constraint under the name that another endpoint has for it must not be free text.
     """
 
     max_new_tokens: Count | UnsetType | None = UNSET
@@ -62,6 +63,12 @@ class NativeSampling(msgspec.Struct, frozen=True):
     jump_forward: bool | None = None
     stop_regex: str | list[str] | None = None
     custom_params: Any = None
+    response_format: Any = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
 
 
 class GenerateBody(msgspec.Struct, frozen=True):

@@ -63,8 +63,8 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     triggers: list[str] | None = None
 
 
-class StructuredOutputs(msgspec.Struct, frozen=True):
-    """`structured_outputs` of vLLM: one of these. White space of JSON is always fixed, `disable_any_whitespace` changes nothing."""
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`structured_outputs` of vLLM: one of these. White space of JSON is always fixed: `disable_any_whitespace` changes nothing, as `disable_fallback` does."""
 
     json: str | dict[str, Any] | None = None
     regex: str | None = None
@@ -73,6 +73,8 @@ class StructuredOutputs(msgspec.Struct, frozen=True):
     json_object: bool | None = None
     structural_tag: str | StructuralTag | None = None
     whitespace_pattern: str | None = None
+    disable_any_whitespace: bool | None = None
+    disable_fallback: bool | None = None
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,8 @@ from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.errors import InvalidRequest
 
 OPENAI_UNSUPPORTED = {
+    "extra_body": "its fields stand in the request itself; only the openai package puts them into extra_body",
+    "sampling_params": "its fields stand in the request itself, sampling_params are for /generate",
     "functions": "it is the former name of tools",
     "guided_whitespace_pattern": "the white space of JSON is fixed; a schema may ask for another in its own x-guidance",
     "audio": MEDIA,

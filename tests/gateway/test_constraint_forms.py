@@ -138,6 +138,9 @@ async def test_structural_tags(client: httpx2.AsyncClient, node: FakeNode, route
         ({"structured_outputs": {"choice": "a"}}, "structured_outputs.choice"),
         ({"structured_outputs": {"regex": "a", "whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
         ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+        ({"structured_outputs": {"regexp": "a"}}, "structured_outputs"),
+        ({"sampling_params": {"regex": "a"}}, "sampling_params"),
+        ({"extra_body": {"regex": "a"}}, "extra_body"),
         ({"ebnf": "root ::= nowhere"}, "ebnf"),
         ({"ebnf": 'other ::= "a"'}, "ebnf"),
         ({"guided_grammar": 'root ::= "a" )'}, "guided_grammar"),
@@ -163,6 +166,26 @@ async def test_what_is_no_constraint_is_refused(
     error = response.json()["error"]
     assert (error["param"], error["code"]) == (param, "invalid_request")
     assert error["message"].startswith(param)
+    assert node.asked == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"regex": "a"}, "regex: it belongs into sampling_params"),
+        ({"json_schema": {"type": "null"}}, "json_schema: it belongs into sampling_params"),
+        ({"response_format": {"type": "json_object"}}, "response_format: it is for the OpenAI-compatible endpoints"),
+        ({"sampling_params": {"guided_regex": "a"}}, "sampling_params.guided_regex: it is for the OpenAI-compatible endpoints"),
+        ({"sampling_params": {"response_format": {"type": "json_object"}}}, "sampling_params.response_format: it is for"),
+    ],
+)  # fmt: skip
+async def test_a_constraint_in_another_endpoint_s_place_is_no_free_text(
+    client: httpx2.AsyncClient, node: FakeNode, fields: Any, where: str
+) -> None:
+    """What /generate has elsewhere or under another name is a 400 that says where, and no unconstrained answer."""
+    response = await client.post("/generate", json={"text": "Hi", **fields})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith(where)
     assert node.asked == []
 
 
