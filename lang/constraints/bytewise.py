@@ -1,6 +1,6 @@
 """llguidance over single bytes: what a constraint accepts, decided without a model's tokenizer.
 
-It is the engine that nodes use, so what is refused or accepted here is refused or accepted there. It is imported when the
+It is the engine that nodes use, and sources are read as nodes read them, so what is refused or accepted here is refused or accepted there, in the same words. It is imported when the
 first constraint is made (50 ms). Nothing here is changed after it was made, so threads may share it.
 """
 
@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from sgl_actors.errors import InvalidRequest
 from sgl_actors.lang.constraints.choice import texts
 from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, REGEX, Constraint
 from sgl_actors.lang.constraints.regular import any_of, literal
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 COMPILED: Final = 256
 """Constraints that are kept compiled."""
 _PLACE: Final = re.compile(r"regex parse error:\n {4}.*\n {4}( *)\^.*\nerror: (.*)")
-_NOT_REGULAR: Final = re.compile(r"lookarounds not supported yet; (\w+)")
+NOT_REGULAR: Final = re.compile(r"lookarounds not supported yet; (\w+)")
 _POSITION: Final = re.compile(r"^at \d+\(\d+\): ")
-_LOOKS: Final = {
+LOOKS: Final = {
     "Start": "^",
     "End": "$",
     "StartLF": "^",
@@ -69,17 +70,37 @@ def _compiled(constraint: Constraint) -> LLMatcher:
 
 def refusal(constraint: Constraint) -> str:
     """Why the engine cannot take this constraint, with the place where it knows it; "" if it can."""
+    if misread := _misread(constraint):
+        return misread
     compiled = _compiled(constraint)
     if compiled.is_error():
         return _reason(compiled.get_error())
     return "" if first_bytes(constraint) or accepts(constraint, b"") else "there is no text that it allows"
 
 
+def _misread(constraint: Constraint) -> str:
+    """What is wrong with the source in itself, as a node says it before any engine sees it; "" if nothing is."""
+    from sgl_actors.lang.constraints.grammar import Declined
+    from sgl_actors.lang.constraints.regex_syntax import parse
+    from sgl_actors.lang.constraints.schema_vetting import vet_schema
+
+    try:
+        if constraint.kind == REGEX:
+            parse(constraint.source)
+        elif constraint.kind == JSON_SCHEMA:
+            vet_schema(constraint.source)
+    except Declined:
+        return ""
+    except InvalidRequest as error:
+        return error.message.removeprefix(f"{constraint.kind}: ")
+    return ""
+
+
 def _reason(error: str) -> str:
     if found := _PLACE.search(error):
-        return f"{found[2]} (at character {len(found[1])})"
-    if found := _NOT_REGULAR.search(error):
-        return f"{_LOOKS.get(found[1], found[1])} is not supported inside an expression"
+        return f"{found[2]} at character {len(found[1]) + 1}"
+    if found := NOT_REGULAR.search(error):
+        return f"{LOOKS.get(found[1], found[1])} is not supported inside an expression"
     return _POSITION.sub("", error.partition("\n")[0])
 
 

@@ -16,6 +16,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from sgl_actors.errors import InvalidRequest
 from sgl_actors.lang.constraints import choice
+from sgl_actors.lang.constraints.bytewise import LOOKS, NOT_REGULAR
 from sgl_actors.lang.constraints.constraint import (
     CHOICE,
     JSON_FORM,
@@ -229,6 +230,8 @@ def _grammar(constraint: Constraint) -> str:
 
 def _problem(constraint: Constraint, words: str) -> str:
     """What llguidance says, without its drawing; for a regex and a Lark grammar with the place in the source."""
+    if constraint.kind == REGEX and (look := NOT_REGULAR.search(words)):
+        return f"{LOOKS.get(look[1], look[1])} is not supported inside an expression"
     reason = re.search(r"^error: (.+)$", words, re.MULTILINE)
     if constraint.kind == REGEX and reason is not None:
         caret = re.search(r"regex parse error:\n {4}(.*)\n {4}( *)\^", words)

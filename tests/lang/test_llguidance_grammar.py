@@ -169,6 +169,8 @@ def test_whatever_is_chosen_from_masks_is_valid(random: Random) -> None:
     [
         (REGEX, "a(b", "regex: unclosed group at character 2 of 3"),
         (REGEX, "(?=a)b", "regex: look-around, .* is not supported at character 1 of 6"),
+        (REGEX, r"a\bc", r"regex: \\b is not supported inside an expression"),
+        (REGEX, "a$b", r"regex: \$ is not supported inside an expression"),
         (REGEX, r"(a)\1", "regex: backreferences are not supported"),
         (JSON_SCHEMA, '{"type": ', "json_schema: no valid JSON: .* line 1 column 9"),
         (JSON_SCHEMA, "[1]", "json_schema: a schema has to be a JSON object"),
