@@ -139,6 +139,9 @@ class Grammars:
         if certain[0] != token:
             grammar.rollback(1)
             grammar.advance(certain[0])
+            rest = tokens.raw[token][len(tokens.raw[certain[0]]) :]
+            if not grammar.forced().data.startswith(rest):  # nothing but `token` would say what follows
+                certain = certain[:1]
         self._advance(grammar, certain[1:])
         return Written(certain, 0 if outlook is None else outlook.held_back)
 

@@ -1,0 +1,74 @@
+"""What is written depends on the ids before alone: with jumps, without them, and after a return with any beginning of the output."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from sgl_actors.actors.worker.batch import HeldSequence, Written
+from sgl_actors.actors.worker.grammars import Grammars, Next
+from sgl_actors.actors.worker.messages import JUMP, Logprobs, Sampling
+from sgl_actors.lang.constraints.constraint import REGEX, Constraint
+from sgl_actors.lang.constraints.engines import Engines
+from tests.lang.constraints.vocabularies import byte_fallback, byte_level, id_of
+
+PROMPT = [7]
+LONGEST = 40
+CONSTRAINTS = [
+    Constraint(REGEX, r'\{"name": "[\w ]{1,6}", "age": (0|[1-9][0-9]?)\}'),
+    Constraint(REGEX, r'(a|b|ab|\.|"|,| |n|e|\{){1,6}(a|ab|bc|\."|, "|": ")(a|b|c|x|")* "name": "[a-z."]{1,4}", "age"'),
+    Constraint(REGEX, r'[a-z.", ]{1,8}"\]\}'),
+    Constraint(REGEX, r"[a-dné日本 ]{1,4}(ab|né|nè|日本) matters[. ,!]{0,3} nothing[ ]{0,3}else"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["byte-level", "byte-fallback"])
+def engines(request: pytest.FixtureRequest) -> Engines:
+    tokenizer = byte_level() if request.param == "byte-level" else byte_fallback()
+    end = id_of(tokenizer, "<end>" if request.param == "byte-level" else "</s>")
+    return Engines(tokenizer.to_str(), [end], tokenizer.get_vocab_size(), "fsm")
+
+
+def write(grammars: Grammars, held: HeldSequence, seed: int) -> None:
+    """One step, with a model that draws from the ids before."""
+    found = grammars.fill([held]).result()[1]
+    assert isinstance(found, Next)
+    written, tries = found.written, 0
+    while written is None:
+        assert found.forbidden is not None
+        draw = Random(hash((tuple(held.token_ids), seed)))
+        token = int(draw.choice(np.flatnonzero(~found.forbidden)))
+        settled = grammars.settle(held, token, found, tries)
+        tries += 1
+        if isinstance(settled, Written):
+            written = settled
+        else:
+            found = settled
+    held.write(written, JUMP if held.sampling.jump_forward else 0)
+
+
+def output(
+    grammars: Grammars, constraint: Constraint, begun: list[int], seed: int, *, jump: bool
+) -> list[int]:
+    """The output that begins with `begun`."""
+    ends = grammars._engines.tokens.eos_ids if grammars._engines else ()
+    sampling = Sampling(0, constraint=constraint, jump_forward=jump, end_ids=ends)
+    held = HeldSequence(1, PROMPT + begun, len(PROMPT), 0, sampling, Logprobs())
+    while len(held.token_ids) <= LONGEST and held.token_ids[-1] not in ends:
+        write(grammars, held, seed)
+    return held.token_ids[len(PROMPT) :][:LONGEST]
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=lambda one: one.source[:12])
+def test_ids_follow_from_the_ids_before(constraint: Constraint, engines: Engines) -> None:
+    """Where a sampled token is replaced by a shorter one, too: what it said beyond that is in no id."""
+    grammars = Grammars(engines.size)
+    grammars.set_up(engines)
+    grammars.prepare(constraint, engines.compile(constraint).automaton)
+    for seed in range(12):
+        whole = output(grammars, constraint, [], seed, jump=True)
+        assert output(grammars, constraint, [], seed, jump=False) == whole
+        for count in range(1, len(whole)):
+            assert output(grammars, constraint, whole[:count], seed, jump=True) == whole
