@@ -6,7 +6,7 @@ Forced text has to become tokens together with what stands around it. On its lef
 What is certain follows from how byte-pair encoding works: a sequence of tokens is canonical if each two neighbours are, so the tokens before a border of an encoding
 are the encoding of the text before it. However the text goes on, a token crosses the end of the forced text or none does. Of those that may (`Grammar.crossings`), the ones
 that begin at a border of its encoding can follow what stands before that border; everything before the first such border is certain. What crosses from elsewhere is left out as
-long as there is another way: the same text can then be written with other tokens, or another text. The end itself counts as a border only where some token can
+long as the same text can be written with other tokens; else the certain tokens end where all ways still agree. The end itself counts as a border only where some token can
 follow it canonically: nothing but ``true`` and ``false`` may follow a space that is forced, so the space waits for `` true``.
 
 So the ids are the same whether the certain tokens are appended at once or one by one, and where they depend on the model's choice the text is the model's own.
@@ -24,6 +24,7 @@ from sgl_actors.lang.constraints.grammar import Grammar, mask_words
 from sgl_actors.lang.constraints.tokens import Tokens
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
+_Places = np.ndarray[Any, np.dtype[np.intp]]
 CONTEXT = 8
 """Tokens before that are encoded again, so that what depends on them comes out as in the whole text."""
 _FOLLOWED = 4096
@@ -55,6 +56,7 @@ class Forecast:
         self._firsts = np.array([text[0] for text in texts], np.uint8)
         self._lengths = np.array([len(text) for text in texts], np.intp)
         self._followed = lru_cache(_FOLLOWED)(self._find_following)
+        self._stranded = lru_cache(_FOLLOWED)(self._find_stranded)
 
     def __repr__(self) -> str:
         return f"<Forecast {self._tokens}>"
@@ -129,48 +131,70 @@ class Forecast:
         starts = [sum(lengths[:place]) for place in range(len(whole))]
         places = [place for place, start in enumerate(starts) if start in crossings]
         partial = sum(lengths) < len(text)
-        is_border = partial or self._can_follow(grammar, context, whole, started=head > 0)
-        if not places and not is_border:
-            return self._by_any_way(context, whole, text, crossings)
+        accepting, mask = (True, b"") if partial else self._behind(grammar, whole, started=head > 0)
+        last = (*context, *whole)[-1:]
+        is_border = accepting or self._followed(last, mask)
+        if not places and not partial:
+            elsewhere = self._needed(last, mask, text, crossings) if is_border else sorted(crossings)
+            if elsewhere:
+                ways = [self._encode(context, text[:place]) for place in elsewhere]
+                return self._by_any_way([*ways, *([whole] if is_border else ())], whole, text)
         certain = whole[: places[0]] if places else whole
         later = is_border or len(places) > 1
         firsts = None if partial else frozenset(whole[:1] if later else ())
         return Outlook(tuple(certain), len(whole) - len(certain), firsts, text)
 
-    def _by_any_way(
-        self, context: list[int], whole: list[int], text: bytes, crossings: frozenset[int]
-    ) -> Outlook:
-        """What all encodings up to places where a token can cross have in common: none of these is a border of the whole text's."""
-        ways = [self._encode(context, text[:position]) for position in sorted(crossings) if position]
+    @staticmethod
+    def _by_any_way(ways: list[list[int]], whole: list[int], text: bytes) -> Outlook:
+        """What `ways` have in common: encodings up to each place where the token that crosses has to begin, none of them a border of the whole text's."""
         certain = _common(ways)
         firsts = frozenset(way[0] for way in ways) if all(ways) else None
         return Outlook(tuple(certain), len(whole) - len(certain), None if certain else firsts, text)
 
-    def _can_follow(self, grammar: Grammar, context: list[int], whole: list[int], *, started: bool) -> bool:
-        """Whether some allowed token follows `whole` canonically, or the output may end there."""
+    def _behind(self, grammar: Grammar, whole: list[int], *, started: bool) -> tuple[bool, bytes]:
+        """Whether the output may end behind `whole`, and the mask there."""
         after = grammar.copy()
         if started:
             after.rollback(1)
         for token in whole:
             after.advance(token)
-        if after.is_accepting:
-            return True
         row = np.zeros(mask_words(self._tokens.size), np.int32)
         after.mask_into(row)
-        return self._followed((*context, *whole)[-1:], row.tobytes())
+        return after.is_accepting, row.tobytes()
+
+    def _needed(
+        self, last: tuple[int, ...], mask: bytes, text: bytes, crossings: frozenset[int]
+    ) -> list[int]:
+        """Those of the `crossings` without which a text could not be written: no allowed token with the byte that they go on with fits behind `last`."""
+        fitting = {place: self._tokens.following(text[place:]) for place in sorted(crossings)}
+        stranded = self._stranded(
+            last, mask, b"".join(sorted({byte for some in fitting.values() for byte in some}))
+        )
+        return [place for place, some in fitting.items() if any(byte[0] in stranded for byte in some)]
 
     def _find_following(self, recent: tuple[int, ...], mask: bytes) -> bool:
-        """Whether an allowed token fits behind `recent`: of each first byte, one of the shortest and one of the longest are tried."""
-        ids = self._tokens.sorted_ids
-        bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=self._tokens.size, bitorder="little")
-        allowed = np.flatnonzero(bits[ids])
-        edges = np.flatnonzero(np.diff(self._firsts[allowed])) + 1
-        return any(
-            self.fits(recent, int(ids[place]))
-            for group in np.split(allowed, edges)
-            if len(group)
-            for place in {int(group[0]), int(group[self._lengths[group].argmax()])}
+        """Whether an allowed token fits behind `recent`."""
+        return any(self._fits_some(recent, group) for group in self._groups(mask))
+
+    def _find_stranded(self, recent: tuple[int, ...], mask: bytes, firsts: bytes) -> frozenset[int]:
+        """Those of the bytes `firsts` with which an allowed token begins, but none that fits behind `recent`."""
+        groups = (group for group in self._groups(mask) if self._firsts[group[0]] in firsts)
+        return frozenset(
+            int(self._firsts[group[0]]) for group in groups if not self._fits_some(recent, group)
         )
+
+    def _groups(self, mask: bytes) -> list[_Places]:
+        """Places in `sorted_ids` of the allowed tokens, by their first byte."""
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=self._tokens.size, bitorder="little")
+        allowed = np.flatnonzero(bits[self._tokens.sorted_ids])
+        edges = np.flatnonzero(np.diff(self._firsts[allowed])) + 1
+        return [group for group in np.split(allowed, edges) if len(group)]
+
+    def _fits_some(self, recent: tuple[int, ...], group: _Places) -> bool:
+        """Whether one of the group fits behind `recent`: one of the shortest and one of the longest are tried."""
+        ids = self._tokens.sorted_ids
+        ends = {int(group[0]), int(group[self._lengths[group].argmax()])}
+        return any(self.fits(recent, int(ids[place])) for place in ends)
 
     def _context(self, recent: Sequence[int], text: bytes) -> list[int] | None:
         """The longest end of `recent` that stays as it is when it is encoded with `text`; None if that begins inside of a character."""

@@ -67,6 +67,7 @@ class Tokens:
         sorted_ids: ids of the tokens with bytes, in the order of these.
         longest: bytes of the longest token, at least 1.
         single: a token for each byte that is a token by itself.
+        following: the bytes that come behind a prefix in some token.
         end_mask: the mask (see `grammar.Mask`) of end tokens alone.
         trie: of all tokens with bytes.
     """
@@ -112,7 +113,7 @@ class Tokens:
         self.end_mask = packed(np.isin(np.arange(size), self.eos_ids))
         self.trie = _trie(self._texts, self.sorted_ids, size)
         self._beginnings = lru_cache(_KEPT)(self._find_beginnings)
-        self._following = lru_cache(_KEPT)(self._find_following)
+        self.following = lru_cache(_KEPT)(self._find_following)
 
     def __repr__(self) -> str:
         return f"<Tokens {len(self._texts)} of {self.size}, end {self.eos_ids}>"
@@ -147,7 +148,7 @@ class Tokens:
         """
         return any(
             self._is_followed(prefix + byte, len(prefix), follow)
-            for byte in self._following(prefix)
+            for byte in self.following(prefix)
             if follow(byte)
         )
 

@@ -149,3 +149,24 @@ def test_text_that_begins_inside_of_a_character_waits() -> None:
     outlook = forecast(made).look_ahead(grammar, [first], tokens.raw[second])
     assert outlook is not None
     assert outlook.certain[0] == second
+
+
+@pytest.mark.parametrize("value", [b"12", b"none", b"unknown"])
+def test_forced_text_leaves_a_way_to_every_text(value: bytes) -> None:
+    """A line and two spaces are a token before a digit and none before a letter, whose token takes the last space: neither is certain."""
+    made = engines("default", "fsm")
+    tokens = made.tokens
+    grammar = grammar_of(made, Constraint(REGEX, r"price:\n\n  ([0-9]+|none|unknown)"))
+    canonical, before = tokens.encode(b"price:\n\n  " + value), list[int]()
+    outlook = forecast(made).look_ahead(grammar, before)
+    assert outlook is not None
+    assert list(outlook.certain) == tokens.encode(b"price:")
+    for token in outlook.certain:
+        grammar.advance(token)
+    outlook = forecast(made).look_ahead(grammar, list(outlook.certain))
+    assert outlook is not None
+    assert (outlook.certain, outlook.firsts) == (
+        (),
+        {tokens.encode(b"\n\n  ")[0], tokens.encode(b"\n\n ")[0]},
+    )
+    assert canonical[2] in outlook.firsts
