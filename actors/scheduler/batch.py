@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sgl_actors.actors.scheduler.generation import Generation
 from sgl_actors.actors.worker.messages import NewSequence, SequenceResult, Step, StepDone, Work
@@ -109,12 +109,13 @@ class Batch:
         return step
 
     def settle(self, message: StepDone) -> tuple[SentStep, list[tuple[Generation, SequenceResult]]] | None:
-        """Enter the results of the oldest step in flight; that step with them, None if the message is not about it."""
+        """Enter the results of the oldest step in flight; that step, with the forced tokens that it ran unasked, and them; None if the message is not about it."""
         if not self.in_flight or self.in_flight[0].number != message.number:
             return None
         step = self.in_flight.popleft()
         by_sequence = {result.seq: result for result in message.results}
         settled: list[tuple[Generation, SequenceResult]] = []
+        unheard = 0
         for generation, work in step.work:
             result = by_sequence.get(work.seq) or SequenceResult(
                 work.seq, error="the worker reported no result"
@@ -124,7 +125,8 @@ class Batch:
                 result = SequenceResult(work.seq, error="the worker sampled no token")
             generation.done(work, result)
             settled.append((generation, result))
-        return step, settled
+            unheard += max(0, result.ran - work.count)
+        return replace(step, prefill=step.prefill + unheard), settled
 
 
 def divide(prefilling: list[Generation], budget: int) -> dict[Generation, int]:

@@ -136,3 +136,13 @@ def test_forced_tokens_that_nobody_was_told_of_come_again_after_a_crash() -> Non
     firsts = [update.first_index for _, update in desk.updates]
     assert all(one <= two for one, two in pairwise(firsts))
     assert sum(len(update.token_ids) for _, update in desk.updates) == 20
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_every_token_that_was_run_is_counted(ahead: int) -> None:
+    """Forced tokens that a step ran before anybody had heard of them, too: its time is theirs, not that of a step without."""
+    desk = Desk(info(pages=400, context=400), ahead=ahead)
+    prompt = prompt_with(7)
+    desk.submit(request("a", prompt, 60, sampling=JUMPING))
+    desk.run()
+    assert desk.core.counters["computed_tokens"] >= len(prompt) + 60 - 1 - 23
