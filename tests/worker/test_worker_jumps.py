@@ -72,3 +72,64 @@ def test_ids_follow_from_the_ids_before(constraint: Constraint, engines: Engines
         assert output(grammars, constraint, [], seed, jump=False) == whole
         for count in range(1, len(whole)):
             assert output(grammars, constraint, whole[:count], seed, jump=True) == whole
+
+
+def next_of(
+    constraint: Constraint, begun: bytes, *, ends: tuple[str, ...] = ("<end>",), **options: object
+) -> tuple[Grammars, HeldSequence, Next]:
+    """What may come behind `begun` over a vocabulary with these end tokens."""
+    tokenizer = byte_level()
+    engines = Engines(
+        tokenizer.to_str(), [id_of(tokenizer, end) for end in ends], tokenizer.get_vocab_size(), "fsm"
+    )
+    grammars = Grammars(engines.size)
+    grammars.set_up(engines)
+    grammars.prepare(constraint, engines.compile(constraint).automaton)
+    fields = {"end_ids": engines.tokens.eos_ids, **options}
+    held = HeldSequence(
+        1,
+        PROMPT + engines.tokens.encode(begun),
+        1,
+        0,
+        Sampling(0, constraint=constraint, **fields),
+        Logprobs(),
+    )  # type: ignore[arg-type]
+    found = grammars.fill([held]).result()[1]
+    assert isinstance(found, Next)
+    return grammars, held, found
+
+
+def test_a_sampled_stop_token_is_not_joined() -> None:
+    """What it would force is of no interest: the output ends with it."""
+    quote, joint = (id_of(byte_level(), token) for token in ('"', '":'))
+    for ends, written in (((), joint), ((quote,), quote)):
+        grammars, held, found = next_of(Constraint(REGEX, r'[a-z]{1,9}": [0-9]'), b"age", end_ids=ends)
+        settled = grammars.settle(held, quote, found, 0)
+        assert isinstance(settled, Written)
+        assert settled.tokens[0] == written
+
+
+def test_beside_forced_text_another_token_is_chosen() -> None:
+    """One that the tokenizer would not write there is forbidden in the next try, and taken when the tries are over."""
+    grammars, held, found = next_of(Constraint(REGEX, r"na([a-z]{1,5}|[0-9])"), b"na")
+    assert found.beside
+    assert found.forbidden is not None
+    token = id_of(byte_level(), "m")
+    again = grammars.settle(held, token, found, 0)
+    assert isinstance(again, Next)
+    assert again.forbidden is not None
+    assert again.forbidden[token]
+    assert not again.forbidden.all()
+    settled = grammars.settle(held, token, found, 16)
+    assert settled == Written((token,))
+
+
+def test_of_several_end_tokens_the_model_chooses() -> None:
+    """None is appended; min_tokens leaves them where there is nothing else."""
+    ends = ("<end>", "<turn>")
+    allowed = {id_of(byte_level(), end) for end in ends}
+    for least in (0, 9):
+        _, _, found = next_of(Constraint(REGEX, "(ab|b)c"), b"abc", ends=ends, min_tokens=least)
+        assert found.written is None
+        assert found.forbidden is not None
+        assert set(np.flatnonzero(~found.forbidden).tolist()) == allowed
