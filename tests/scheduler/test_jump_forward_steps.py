@@ -142,7 +142,18 @@ def test_forced_tokens_that_nobody_was_told_of_come_again_after_a_crash() -> Non
 def test_every_token_that_was_run_is_counted(ahead: int) -> None:
     """Forced tokens that a step ran before anybody had heard of them, too: its time is theirs, not that of a step without."""
     desk = Desk(info(pages=400, context=400), ahead=ahead)
-    prompt = prompt_with(7)
-    desk.submit(request("a", prompt, 60, sampling=JUMPING))
+    jumped(desk, 200)
+    told = len(desk.output("a"))
+    assert desk.core.counters["computed_tokens"] >= told - 23
+    assert sum(work.count for step in desk.steps for work in step.work) < told - 23 or not ahead
+
+
+def test_jumps_of_a_step_share_its_bound() -> None:
+    """However many sequences have forced tokens to run beside one that is free."""
+    desk = Desk(stall=3.0, chunk=512)
+    desk.core.budget.decode, desk.core.budget.rate = 0.05, 0.05 * 2 / 16
+    scored = {"sampling": JUMPING, "logprobs": Logprobs(output=True)}
+    prompt = prompt_with(23)
+    desk.submit(request("free", [5], 30), *(request(name, prompt, 24, **scored) for name in "abc"))
     desk.run()
-    assert desk.core.counters["computed_tokens"] >= len(prompt) + 60 - 1 - 23
+    assert max(sum(work.count - 1 for work in step.work) for step in desk.steps) == 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_ids_follow_from_the_ids_before(constraint: Constraint, engines: Engines
 
 
 def next_of(
-    constraint: Constraint, begun: bytes, *, ends: tuple[str, ...] = ("<end>",), **options: object
+    constraint: Constraint, begun: bytes, *, ends: tuple[str, ...] = ("<end>",), **options: Any
 ) -> tuple[Grammars, HeldSequence, Next]:
     """What may come behind `begun` over a vocabulary with these end tokens."""
     tokenizer = byte_level()
@@ -85,7 +86,7 @@ def next_of(
     grammars = Grammars(engines.size)
     grammars.set_up(engines)
     grammars.prepare(constraint, engines.compile(constraint).automaton)
-    fields = {"end_ids": engines.tokens.eos_ids, **options}
+    fields: dict[str, Any] = {"end_ids": engines.tokens.eos_ids, **options}
     held = HeldSequence(
         1,
         PROMPT + engines.tokens.encode(begun),
@@ -93,7 +94,7 @@ def next_of(
         0,
         Sampling(0, constraint=constraint, **fields),
         Logprobs(),
-    )  # type: ignore[arg-type]
+    )
     found = grammars.fill([held]).result()[1]
     assert isinstance(found, Next)
     return grammars, held, found
