@@ -201,12 +201,16 @@ class WorkerActor(Actor):
             await asyncio.to_thread(runner.grammars.prepare, constraint, automaton)
 
     async def _learn_vocabulary(self, runner: ModelRunner, until: float) -> None:
-        from sgl_actors.lang.constraints.engines import Engines
-
         assert self._info is not None
         info = await self._ask("tokenizer", DescribeVocabulary(), VocabularyInfo, until)
         rows = max(self._info.vocabulary, info.size)
-        runner.grammars.set_up(await asyncio.to_thread(Engines, info.tokenizer, info.eos_ids, rows))
+
+        def set_up() -> None:
+            from sgl_actors.lang.constraints.engines import Engines
+
+            runner.grammars.set_up(Engines(info.tokenizer, info.eos_ids, rows))
+
+        await asyncio.to_thread(set_up)
 
     async def _ask(self, name: str, question: Message, expect: type[M], until: float) -> M:
         """Ask an actor that may be coming up again. Raises what it raises from `until` on, and at once where asking again is no use."""
