@@ -64,6 +64,7 @@ class HeldSequence:
         slots: pool slot of every token its pages can hold.
         contiguous: those slots are consecutive numbers.
         output_counts, seen: token statistics for the penalties; kept only if its sampling has any.
+        compiled: the grammar at its beginning, until the first sample.
         grammar: where the output stands under its constraint, `written` included, from the first sample on.
         written: output that is known and has not been appended yet.
         scored: how many leading tokens have had their log probability reported, or will not have it.
@@ -79,6 +80,7 @@ class HeldSequence:
     contiguous: bool = True
     output_counts: Counter[int] = field(default_factory=Counter)
     seen: dict[int, None] = field(default_factory=dict)
+    compiled: Grammar | None = None
     grammar: Grammar | None = None
     written: Written | None = None
     scored: int = 0

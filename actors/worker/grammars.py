@@ -71,6 +71,13 @@ class Grammars:
         self._forecast = Forecast(engines.tokens)
         self._engines = engines
 
+    def hold(self, sequence: HeldSequence) -> None:
+        """Keep the compiled constraint of a sequence that begins for as long as that is there: its first sample may come many steps later."""
+        constraint = sequence.sampling.constraint
+        if constraint is not None:
+            with self._lock:
+                sequence.compiled = self._compiled.get(constraint)
+
     def knows(self, constraint: Constraint) -> bool:
         """Whether a sequence under it can begin at once."""
         return constraint in self._compiled
@@ -121,7 +128,7 @@ class Grammars:
         assert self._engines is not None
         grammar.advance(token)
         tokens, recent = self._engines.tokens, sequence.output_tail()
-        if token in tokens.eos_ids or token in sequence.sampling.end_ids:
+        if token in sequence.sampling.end_ids or not tokens.raw[token]:  # no text: nothing can join it
             return Written((token,))
         outlook = self._forecast.look_ahead(grammar, recent, tokens.raw[token])
         certain = outlook.certain if outlook is not None else ()
@@ -130,6 +137,11 @@ class Grammars:
         other: Forbidden | None = None
         if outlook is not None and firsts is not None and token not in firsts:
             other = self._only(outlook, forbidden)
+        elif len(tokens.raw[certain[0]]) < len(tokens.raw[token]):
+            other = (
+                forbidden.copy()
+            )  # what it was chosen for would be forgotten with it in a restart behind the shorter one
+            other[token] = True
         elif allowed.beside and not self._forecast.fits(recent, certain[0]):
             other = forbidden.copy()
             other[self._forecast.unfit(recent, token, ~forbidden)] = True
@@ -203,10 +215,12 @@ class Grammars:
         constraint = sequence.sampling.constraint
         assert constraint is not None
         with self._lock:
-            compiled = self._compiled.get(constraint)
+            compiled = self._compiled.get(constraint, sequence.compiled)
             if compiled is None:
                 raise NotReady("the constraint is not compiled: the grammar actor was not to be reached")
-            self._compiled.move_to_end(constraint)
+            if constraint in self._compiled:
+                self._compiled.move_to_end(constraint)
             grammar = compiled.copy()
+        sequence.compiled = None
         self._advance(grammar, sequence.token_ids[sequence.prompt_length :])
         return grammar

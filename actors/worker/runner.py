@@ -87,6 +87,9 @@ class ModelRunner:
             StaleBatchError: the step is not the next one of this batch's epoch; nothing was done.
         """
         plan = self.batch.apply(step)
+        for new in step.start:
+            if (held := self.batch.sequences.get(new.seq)) is not None:
+                self.grammars.hold(held)
         started = self._clock()
         with torch.inference_mode():
             outcomes = self._run_all(plan.runs)

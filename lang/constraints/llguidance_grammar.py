@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 _JSON_OPTIONS = cast("JsonCompileOptions", JSON_FORM)
+_SPECIAL = b"\xff"
+"""What llguidance puts before a special token in forced text: no text has that byte."""
 WEIGHT = 1 << 20
 """Bytes that a compiled source is taken for."""
 LONGEST_PROBLEM = 300
@@ -92,6 +94,7 @@ class LlguidanceGrammar:
         self._kind = kind
         self._beginning = beginning
         self._matcher = beginning.deep_copy()
+        self._taken = list[int]()  # what the matcher took
         self._ends = 0  # end tokens that came: a matcher takes them without a trace
 
     def __repr__(self) -> str:
@@ -116,20 +119,26 @@ class LlguidanceGrammar:
             self._matcher.consume_token(token)
         if self._ends or self._matcher.is_error():
             raise self._failure(f"token {token} is not allowed here")
+        self._taken.append(token)
 
     def rollback(self, count: int) -> None:
         """See `Grammar`."""
         ends = min(count, self._ends)
         self._ends -= ends
+        left = len(self._taken) - (count - ends)
+        if left < 0:
+            raise self._failure(f"{count} tokens cannot be taken back")
         if count > ends:
+            del self._taken[left:]
             self._matcher.rollback(count - ends)
-            if self._matcher.is_error():
-                raise self._failure(f"{count} tokens cannot be taken back")
+            if self._matcher.is_error():  # it cannot with lexemes that have a `stop` or `max_tokens`
+                self._replay()
 
     def copy(self) -> LlguidanceGrammar:
         """See `Grammar`; takes microseconds."""
         other = LlguidanceGrammar(self._tokens, self._tokenizer, self._kind, self._beginning)
         other._matcher = self._matcher.deep_copy()
+        other._taken = self._taken.copy()
         other._ends = self._ends
         return other
 
@@ -146,11 +155,11 @@ class LlguidanceGrammar:
 
     def forced_text(self) -> str:
         """See `Grammar`."""
-        return "" if self._ends else self._matcher.compute_ff_bytes().decode("utf-8", "ignore")
+        return self._forced().decode("utf-8", "ignore")
 
     def forced(self) -> Forced:
         """See `Grammar`."""
-        data = b"" if self._ends else self._matcher.compute_ff_bytes()
+        data = self._forced()
         if not data:
             return Forced(b"", self.is_over)
         behind = self._behind(data)
@@ -181,6 +190,16 @@ class LlguidanceGrammar:
     def is_over(self) -> bool:
         """See `Grammar`."""
         return self._ends > 0 or (self._matcher.is_stopped() and not self._matcher.is_error())
+
+    def _forced(self) -> bytes:
+        """The text that has to come, up to a special token."""
+        return b"" if self._ends else self._matcher.compute_ff_bytes().partition(_SPECIAL)[0]
+
+    def _replay(self) -> None:
+        """Come anew to where the tokens that are left lead."""
+        self._matcher = self._beginning.deep_copy()
+        if self._matcher.try_consume_tokens(self._taken) != len(self._taken) or self._matcher.is_error():
+            raise self._failure("the output cannot be followed")
 
     def _behind(self, data: bytes) -> LLMatcher | None:
         """A matcher that wrote `data`; None if it cannot be written."""

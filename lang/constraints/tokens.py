@@ -121,10 +121,14 @@ class Tokens:
     def encode(self, data: bytes) -> list[int]:
         """Canonical ids of `data`, whole characters of UTF-8: those that the tokenizers library gives it inside of a text.
 
-        Nothing is added, and special tokens and marks written in it are not recognised. Empty if the vocabulary cannot write it: a byte has no token, or its
-        normaliser makes another text of it.
+        Nothing is added, and special tokens and marks written in it are not recognised. Empty if the vocabulary cannot write it: a byte has no token, its
+        normaliser makes another text of it, or it is no text.
         """
-        ids = self._tokenizer.encode(data.decode(), add_special_tokens=False).ids
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return []
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         raw = self.raw
         return ids if b"".join([raw[token] for token in ids]) == data else []
 

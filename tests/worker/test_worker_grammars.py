@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from sgl_actors.actors.worker.batch import HeldSequence
 from sgl_actors.actors.worker.grammars import Grammars, Next
@@ -16,7 +17,9 @@ from sgl_actors.actors.worker.runner import ModelRunner
 from sgl_actors.actors.worker.sample_row import SampleRow
 from sgl_actors.actors.worker.sampler import sample
 from sgl_actors.lang.constraints.constraint import Constraint
+from sgl_actors.lang.constraints.engines import Engines
 from tests.lang.byte_vocabulary import EOS, SIZE, byte_engines, ids_of, text_of
+from tests.lang.constraints.vocabularies import byte_level, id_of
 from tests.worker.harness import Driver, Generation, make_runner, tiny_config, tiny_model
 
 MODEL = tiny_model(tiny_config(vocabulary=SIZE, eos_ids=(EOS,)))
@@ -181,6 +184,16 @@ def test_the_constraint_that_was_used_longest_ago_is_forgotten(monkeypatch: pyte
     assert isinstance(grammars.fill([held]).result()[1], Next)
 
 
+def test_a_sequence_whose_prompt_is_being_read_keeps_its_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many others are prepared between its beginning and its first sample."""
+    monkeypatch.setattr("sgl_actors.actors.worker.grammars.COMPILED", 2)
+    driver = Driver(runner())
+    new = driver.new([1, 2, 3, 4], 9, constrained(DATE))
+    driver.step([Work(new.seq, 2, sample=False)], [new])
+    prepare(driver.runner.grammars, Constraint("regex", "c"), Constraint("regex", "d"))
+    assert driver.step([Work(new.seq, 2)])[new.seq].error == ""
+
+
 def test_forbidden_tokens_are_never_chosen() -> None:
     """A row's forbidden tokens have no weight, greedy or drawn; a row of which all are forbidden has no token."""
     logits = torch.linspace(0, 5, 16).repeat(3, 1)
@@ -196,3 +209,79 @@ def test_forbidden_tokens_are_never_chosen() -> None:
     assert sample(logits, rows) == [3, 15, -1]
     seen = {sample(logits[:1], [SampleRow(drawn, at, forbidden=forbidden)])[0] for at in range(40)}
     assert seen == {2, 3}
+
+
+def _numbers() -> Tokenizer:
+    """Bytes, and 12, 20, 24 and 2024, of which 12 is joined last."""
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "20", "24", "2024", "12"]
+    merges = [("2", "0"), ("2", "4"), ("20", "24"), ("1", "2")]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
+    return tokenizer
+
+
+def _runner_over(tokenizer: Tokenizer, source: str, kind: str) -> tuple[Engines, ModelRunner, Constraint]:
+    """A runner over a vocabulary, with one constraint."""
+    end, size = id_of(tokenizer, "<end>"), tokenizer.get_vocab_size()
+    engines = Engines(tokenizer.to_str(), (end,), size)
+    made = make_runner(tiny_model(tiny_config(vocabulary=size, eos_ids=(end,))))
+    made.grammars.set_up(engines)
+    constraint = Constraint(kind, source)
+    made.grammars.prepare(constraint, engines.compile(constraint).automaton)
+    return engines, made, constraint
+
+
+def _write(engines: Engines, made: ModelRunner, output: list[int], sampling: Sampling) -> list[int]:
+    """What follows `output`, to the end token."""
+    driver = Driver(made)
+    new = driver.new([3, *output], 40, sampling, prompt_length=1)
+    start, count, tokens = [new], 1 + len(output), list[int]()
+    while tokens[-1:] != [*engines.tokens.eos_ids]:
+        result = driver.step([Work(new.seq, count)], start)[new.seq]
+        assert result.error == ""
+        tokens += [result.token_id, *result.forced]
+        start, count = [], 1 + len(result.forced)
+    made.reset(driver.runner.batch.epoch + 1)
+    return tokens
+
+
+def test_an_output_goes_on_alike_from_every_token() -> None:
+    """No token stands for a choice that whoever has only the tokens up to it cannot see: one that the tokenizer would write as several is chosen anew."""
+    engines, made, constraint = _runner_over(_numbers(), "1?(2024|[3-9])x", "regex")
+    tokens = engines.tokens
+    joint = next(token for token in tokens.sorted_ids.tolist() if tokens.raw[token] == b"12")
+    assert tokens.raw[tokens.encode(b"12024x")[0]] == b"1"
+    for seed in range(40):
+        sampling = Sampling(
+            seed,
+            temperature=1.0,
+            end_ids=tokens.eos_ids,
+            logit_bias=((joint, 2.0 + 7 * (seed % 2)),),
+            constraint=constraint,
+        )
+        whole = _write(engines, made, [], sampling)
+        for done in range(len(whole)):
+            assert whole[:done] + _write(engines, made, whole[:done], sampling) == whole
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ('start: <turn> "abc"', b"abc"),
+        ('start: "abc" <turn> "Hello"', b"abcHello"),
+        ("start: a\na[max_tokens=3]: /[a-c]+/", None),
+        ('start: a "."\na[stop="x"]: /[abx]+/', None),
+    ],
+)
+def test_marks_and_limits_in_a_grammar(source: str, text: bytes | None) -> None:
+    """Special tokens, which have no text, and lexemes whose matcher takes no token back."""
+    engines, made, constraint = _runner_over(byte_level(), source, "lark")
+    bias = ((id_of(byte_level(), "x"), 5.0),)
+    for jump in (True, False):
+        sampling = Sampling(
+            1, 1.0, end_ids=engines.tokens.eos_ids, logit_bias=bias, constraint=constraint, jump_forward=jump
+        )
+        written = b"".join(engines.tokens.raw[token] for token in _write(engines, made, [], sampling))
+        assert text is None or written == text
