@@ -137,11 +137,6 @@ class Grammars:
         other: Forbidden | None = None
         if outlook is not None and firsts is not None and token not in firsts:
             other = self._only(outlook, forbidden)
-        elif len(tokens.raw[certain[0]]) < len(tokens.raw[token]):
-            other = (
-                forbidden.copy()
-            )  # what it was chosen for would be forgotten with it in a restart behind the shorter one
-            other[token] = True
         elif allowed.beside and not self._forecast.fits(recent, certain[0]):
             other = forbidden.copy()
             other[self._forecast.unfit(recent, token, ~forbidden)] = True

@@ -185,8 +185,11 @@ def why(decoder: Decoder, case: Case, one: Output, two: Output, place: int) -> s
         return f"{at}: a tie"
     if not decoder.allowed(case, before, plain, plain=False):
         return f"{at}: not canonical before what is forced"
-    if decoder.written_for(case, before, plain) in (ours, -1):
+    written = decoder.written_for(case, before, plain)
+    if written == ours:
         return f"{at}: joined with what it forces, so that both are canonical"
+    if written < 0:
+        return f"{at}: not canonical beside what is forced, so chosen anew"
     if not decoder.allowed(case, before, ours, plain=True):
         return f"{at}: left out by llguidance's mask"
     return ""
