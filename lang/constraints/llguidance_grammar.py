@@ -63,7 +63,7 @@ class LlguidanceCompiler:
         """
         self._tokens = tokens or Tokens(tokenizer, eos_ids, size)
         try:
-            self._tokenizer = LLTokenizer(tokenizer, n_vocab=size, eos_token=list(eos_ids))
+            self._tokenizer = LLTokenizer(self._tokens.tokenizer, n_vocab=size, eos_token=list(eos_ids))
         except Exception as error:  # noqa: BLE001 - a foreign edge: llguidance promises no class
             raise InvalidRequest(f"constraint: this model's tokenizer cannot be used: {error}") from None
 

@@ -61,6 +61,7 @@ class Tokens:
     """See the module. Nothing in it changes, so any number of threads may use it.
 
     Attributes:
+        tokenizer: the tokenizers library's JSON, without what it puts before a text: what is encoded here stands inside of one.
         raw: the bytes of each id, b"" for special tokens, end tokens and ids that no token has.
         eos_ids: end tokens.
         size: ids of a mask.
@@ -89,7 +90,8 @@ class Tokens:
             )
         try:
             layout = msgspec.json.decode(tokenizer)
-            self._tokenizer = Tokenizer.from_str(_within_text(layout))
+            self.tokenizer = _within_text(layout)
+            self._tokenizer = Tokenizer.from_str(self.tokenizer)
         except Exception as error:  # noqa: BLE001 - a foreign edge: tokenizers raises plain Exception
             raise _unusable(str(error)) from None
         self._tokenizer.encode_special_tokens = True
