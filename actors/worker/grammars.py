@@ -137,7 +137,11 @@ class Grammars:
         other: Forbidden | None = None
         if outlook is not None and firsts is not None and token not in firsts:
             other = self._only(outlook, forbidden)
-        elif allowed.beside and not self._forecast.fits(recent, certain[0]):
+        elif (
+            allowed.beside
+            and not self._forecast.fits(recent, certain[0])
+            and self._forecast.avoidable(recent[-1], certain[0], ~forbidden)
+        ):
             other = forbidden.copy()
             other[self._forecast.unfit(recent, token, ~forbidden)] = True
         if other is not None and tries < TRIES and not other.all():

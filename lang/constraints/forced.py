@@ -6,7 +6,7 @@ Forced text has to become tokens together with what stands around it. On its lef
 What is certain follows from how byte-pair encoding works: a sequence of tokens is canonical if each two neighbours are, so the tokens before a border of an encoding
 are the encoding of the text before it. However the text goes on, a token crosses the end of the forced text or none does. Of those that may (`Grammar.crossings`), the ones
 that begin at a border of its encoding can follow what stands before that border; everything before the first such border is certain. What crosses from elsewhere is left out as
-long as the same text can be written with other tokens; else the certain tokens end where all ways still agree. The end itself counts as a border only where some token can
+long as the end is a border; its text is then written with other tokens (`avoidable`). The end itself counts as a border only where some token can
 follow it canonically: nothing but ``true`` and ``false`` may follow a space that is forced, so the space waits for `` true``.
 
 So the ids are the same whether the certain tokens are appended at once or one by one, and where they depend on the model's choice the text is the model's own.
@@ -56,7 +56,6 @@ class Forecast:
         self._firsts = np.array([text[0] for text in texts], np.uint8)
         self._lengths = np.array([len(text) for text in texts], np.intp)
         self._followed = lru_cache(_FOLLOWED)(self._find_following)
-        self._stranded = lru_cache(_FOLLOWED)(self._find_stranded)
 
     def __repr__(self) -> str:
         return f"<Forecast {self._tokens}>"
@@ -97,6 +96,25 @@ class Forecast:
                 return self._tokens.encode(before + piece) == [*context, token]
         return True
 
+    def avoidable(self, last: int, token: int, allowed: Flags) -> bool:
+        """Whether the text of `last` and `token` could have been begun with a token that holds all of `last` and more of it.
+
+        Where it could not, a `token` that does not fit stands: the text would be lost otherwise.
+
+        Args:
+            last: the token before.
+            token: one that does not fit behind it.
+            allowed: flags of the tokens that may come behind `last`.
+        """
+        raw = self._tokens.raw
+        before = raw[last]
+        return any(
+            allowed[rest]
+            for longer in self._tokens.starting_with(before + raw[token][:1]).tolist()
+            for rest in self._tokens.starting_with(raw[longer][len(before) :])[:1].tolist()
+            if raw[rest] == raw[longer][len(before) :]
+        )
+
     def unfit(self, recent: Sequence[int], token: int, allowed: Flags) -> list[int]:
         """Those of the `allowed` tokens (flags) that fit as little as `token`, which does not: it, and if that is so, all that begin with its character."""
         byte = self._tokens.raw[token][0]
@@ -134,11 +152,9 @@ class Forecast:
         accepting, mask = (True, b"") if partial else self._behind(grammar, whole, started=head > 0)
         last = (*context, *whole)[-1:]
         is_border = accepting or self._followed(last, mask)
-        if not places and not partial:
-            elsewhere = self._needed(last, mask, text, crossings) if is_border else sorted(crossings)
-            if elsewhere:
-                ways = [self._encode(context, text[:place]) for place in elsewhere]
-                return self._by_any_way([*ways, *([whole] if is_border else ())], whole, text)
+        if not places and not is_border:
+            ways = [self._encode(context, text[:place]) for place in sorted(crossings)]
+            return self._by_any_way(ways, whole, text)
         certain = whole[: places[0]] if places else whole
         later = is_border or len(places) > 1
         firsts = None if partial else frozenset(whole[:1] if later else ())
@@ -162,26 +178,9 @@ class Forecast:
         after.mask_into(row)
         return after.is_accepting, row.tobytes()
 
-    def _needed(
-        self, last: tuple[int, ...], mask: bytes, text: bytes, crossings: frozenset[int]
-    ) -> list[int]:
-        """Those of the `crossings` without which a text could not be written: no allowed token with the byte that they go on with fits behind `last`."""
-        fitting = {place: self._tokens.following(text[place:]) for place in sorted(crossings)}
-        stranded = self._stranded(
-            last, mask, b"".join(sorted({byte for some in fitting.values() for byte in some}))
-        )
-        return [place for place, some in fitting.items() if any(byte[0] in stranded for byte in some)]
-
     def _find_following(self, recent: tuple[int, ...], mask: bytes) -> bool:
         """Whether an allowed token fits behind `recent`."""
         return any(self._fits_some(recent, group) for group in self._groups(mask))
-
-    def _find_stranded(self, recent: tuple[int, ...], mask: bytes, firsts: bytes) -> frozenset[int]:
-        """Those of the bytes `firsts` with which an allowed token begins, but none that fits behind `recent`."""
-        groups = (group for group in self._groups(mask) if self._firsts[group[0]] in firsts)
-        return frozenset(
-            int(self._firsts[group[0]]) for group in groups if not self._fits_some(recent, group)
-        )
 
     def _groups(self, mask: bytes) -> list[_Places]:
         """Places in `sorted_ids` of the allowed tokens, by their first byte."""

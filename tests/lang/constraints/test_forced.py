@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from functools import cache
+from typing import Any
 
+import numpy as np
 import pytest
 
 from sgl_actors.lang.constraints.automaton import Automaton
 from sgl_actors.lang.constraints.constraint import CHOICE, REGEX, Constraint
 from sgl_actors.lang.constraints.engines import Engines
 from sgl_actors.lang.constraints.forced import Forecast
-from sgl_actors.lang.constraints.grammar import Grammar
+from sgl_actors.lang.constraints.grammar import Grammar, mask_words
 from sgl_actors.lang.constraints.tokens import Tokens
 from tests.lang.constraints.vocabularies import byte_fallback, byte_level, default, id_of
 
@@ -151,21 +153,51 @@ def test_text_that_begins_inside_of_a_character_waits() -> None:
     assert outlook.certain[0] == second
 
 
+def allowed_behind(made: Engines, grammar: Grammar) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    row = np.zeros(mask_words(made.size), np.int32)
+    grammar.mask_into(row)
+    bits = np.unpackbits(row.view(np.uint8), count=made.size, bitorder="little")
+    return bits.astype(np.bool_)
+
+
 @pytest.mark.parametrize("value", [b"12", b"none", b"unknown"])
 def test_forced_text_leaves_a_way_to_every_text(value: bytes) -> None:
-    """A line and two spaces are a token before a digit and none before a letter, whose token takes the last space: neither is certain."""
+    """A line and two spaces are a token before a digit; before a letter its own token would take the last space, and as none begins there, the letter may stand."""
     made = engines("default", "fsm")
     tokens = made.tokens
     grammar = grammar_of(made, Constraint(REGEX, r"price:\n\n  ([0-9]+|none|unknown)"))
-    canonical, before = tokens.encode(b"price:\n\n  " + value), list[int]()
-    outlook = forecast(made).look_ahead(grammar, before)
+    outlook = forecast(made).look_ahead(grammar, [])
     assert outlook is not None
-    assert list(outlook.certain) == tokens.encode(b"price:")
+    assert list(outlook.certain) == tokens.encode(b"price:\n\n  1")[:-1]
     for token in outlook.certain:
         grammar.advance(token)
-    outlook = forecast(made).look_ahead(grammar, list(outlook.certain))
+    first = tokens.encode(value)[0]
+    if not forecast(made).fits(outlook.certain, first):
+        assert not forecast(made).avoidable(outlook.certain[-1], first, allowed_behind(made, grammar))
+
+
+def test_a_list_of_texts_begins_as_lists_do() -> None:
+    """``["`` is one token, although a few texts would be begun with another; these can be written too."""
+    made = engines("default", "fsm")
+    tokens = made.tokens
+    grammar = grammar_of(made, Constraint(REGEX, r'\["[a-z.]+"(, "[a-z.]+")*\]'))
+    outlook = forecast(made).look_ahead(grammar, [])
     assert outlook is not None
-    assert outlook.certain == ()
-    assert outlook.firsts is not None
-    assert set(outlook.firsts) == {tokens.encode(b"\n\n  ")[0], tokens.encode(b"\n\n ")[0]}
-    assert canonical[2] in outlook.firsts
+    assert list(outlook.certain) == tokens.encode(b'["')
+    grammar.advance(outlook.certain[0])
+    (dot,) = tokens.encode(b".")
+    assert not forecast(made).fits(outlook.certain, dot)
+    assert not forecast(made).avoidable(outlook.certain[0], dot, allowed_behind(made, grammar))
+
+
+def test_what_could_have_been_one_token_is_not_written_as_two() -> None:
+    """A space and a word are a token of their own: behind the space no such word may come."""
+    made = engines("default", "fsm")
+    tokens = made.tokens
+    grammar = grammar_of(made, Constraint(REGEX, r"Name: [a-z0-9]+"))
+    space = tokens.single[ord(" ")]
+    for token in (*tokens.encode(b"Name:"), space):
+        grammar.advance(token)
+    (word,) = tokens.encode(b"the")
+    assert not forecast(made).fits([space], word)
+    assert forecast(made).avoidable(space, word, allowed_behind(made, grammar))
