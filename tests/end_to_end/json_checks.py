@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -58,9 +58,20 @@ def schema_problem(schema: Any) -> str:
 
 
 def problem(schema: Any, text: str) -> str:
-    """What is wrong with `text`, "" if nothing is."""
+    """What is wrong with `text`, "" if nothing is.
+
+    A key may come twice if no schema names it: no grammar can remember what a model called the further properties of an open object, and readers take the last.
+    """
+    named = set(_names(schema))
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs if key in named]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"a key comes twice in {keys}")
+        return dict(pairs)
+
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse)
     except ValueError as error:
         return str(error)
     validator = validator_for(schema, default=jsonschema.Draft202012Validator)
@@ -68,11 +79,16 @@ def problem(schema: Any, text: str) -> str:
     return "; ".join(f"{error.json_path}: {error.message}" for error in found)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a key comes twice in {[key for key, _ in pairs]}")
-    return found
+def _names(schema: Any) -> Iterator[str]:
+    """Of all properties that it states, wherever."""
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        yield from properties if isinstance(properties, dict) else ()
+        for part in schema.values():
+            yield from _names(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _names(part)
 
 
 def _refuse(name: str) -> Any:
