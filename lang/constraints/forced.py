@@ -27,6 +27,8 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 _Places = np.ndarray[Any, np.dtype[np.intp]]
 CONTEXT = 8
 """Tokens before that are encoded again, so that what depends on them comes out as in the whole text."""
+FORESEEN = 1024
+"""Bytes of forced text that are encoded at once; what is forced behind them comes with the next look."""
 _FOLLOWED = 4096
 """Answers whether a token can follow that are kept."""
 
@@ -72,6 +74,8 @@ class Forecast:
             None if nothing is forced, or it cannot be said what.
         """
         forced, over = grammar.forced()
+        if len(forced) > FORESEEN:
+            forced, over = forced[:FORESEEN], False
         text = head + forced
         context = self._context(recent, text) if forced or over else None
         whole = [] if context is None else self._encode(context, text)

@@ -12,7 +12,7 @@ import pytest
 from sgl_actors.lang.constraints.automaton import Automaton
 from sgl_actors.lang.constraints.constraint import CHOICE, REGEX, Constraint
 from sgl_actors.lang.constraints.engines import Engines
-from sgl_actors.lang.constraints.forced import Forecast
+from sgl_actors.lang.constraints.forced import FORESEEN, Forecast
 from sgl_actors.lang.constraints.grammar import Grammar, mask_words
 from sgl_actors.lang.constraints.tokens import Tokens
 from tests.lang.constraints.vocabularies import byte_fallback, byte_level, default, id_of
@@ -201,3 +201,20 @@ def test_what_could_have_been_one_token_is_not_written_as_two() -> None:
     (word,) = tokens.encode(b"the")
     assert not forecast(made).fits([space], word)
     assert forecast(made).avoidable(space, word, allowed_behind(made, grammar))
+
+
+@pytest.mark.parametrize("engine", ["fsm", "llguidance"])
+def test_long_forced_text_is_foreseen_piece_by_piece(engine: str) -> None:
+    """However long it is, a piece of it is encoded at once, and the pieces together are the tokens of the whole."""
+    made = engines("default", engine)
+    tokens, text = made.tokens, b"There is nothing to choose in all of this, \xc3\xa9. " * 90
+    grammar = grammar_of(made, Constraint(CHOICE, f'["{text.decode()}"]'))
+    written: list[int] = []
+    while (outlook := forecast(made).look_ahead(grammar, written)) is not None and outlook.certain:
+        assert len(outlook.text) <= FORESEEN
+        for token in outlook.certain:
+            grammar.advance(token)
+        written += outlook.certain
+        if written[-1] in tokens.eos_ids:
+            break
+    assert written == [*tokens.encode(text), *tokens.eos_ids]
