@@ -10,8 +10,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from sgl_actors.lang.constraints.constraint import Constraint
-
 Mask = np.ndarray[Any, np.dtype[np.int32]]
 """One bit per token id, 32 to a word, the lowest first: bit ``i % 32`` of word ``i // 32`` is set if token i may come next."""
 
@@ -91,19 +89,3 @@ class Grammar(Protocol):
     @property
     def weight(self) -> int:
         """Bytes that it and all its copies share, roughly."""
-
-
-class Compiler(Protocol):
-    """Makes grammars for one vocabulary. Any number of threads may use it."""
-
-    @property
-    def size(self) -> int:
-        """Token ids of a mask."""
-
-    def compile(self, constraint: Constraint) -> Grammar:
-        """A grammar at its beginning.
-
-        Raises:
-            InvalidRequest: the source is not what its kind says, or asks for what is not supported; the message says what and, where that is
-                known, at which place. `param` is the constraint's kind.
-        """

@@ -45,7 +45,7 @@ LONGEST_PROBLEM = 300
 
 
 class LlguidanceCompiler:
-    """See `grammar.Compiler`."""
+    """Makes grammars for one vocabulary. Any number of threads may use it."""
 
     def __init__(
         self, tokenizer: str, eos_ids: Sequence[int], size: int, tokens: Tokens | None = None
@@ -76,7 +76,12 @@ class LlguidanceCompiler:
         return self._tokens.size
 
     def compile(self, constraint: Constraint) -> LlguidanceGrammar:
-        r"""See `grammar.Compiler`. Schemas get `JSON_FORM`; ``\d`` in a regex is any Unicode digit."""
+        r"""A grammar at its beginning. Schemas get `JSON_FORM`; ``\d`` in a regex is any Unicode digit.
+
+        Raises:
+            InvalidRequest: the source is not what its kind says, or asks for what is not supported; the message says what and, where that is known, at
+                which place. `param` is the constraint's kind.
+        """
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0, limits=limits)
         if matcher.is_error():
