@@ -18,8 +18,8 @@ from typing import Any
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.serve import LoadError
 from sgl_actors.actors.node.record import NodeRecord, read_record
+from sgl_actors.bench.client import LoadError
 from sgl_actors.errors import SglActorsError
 
 START_TIMEOUT = 120.0

@@ -22,7 +22,9 @@ import httpx2
 import psutil
 
 from benchmarks.harness import LiveNode, running, show, verdict
-from benchmarks.serve import LoadError, complete, percentile, random_prompts
+from sgl_actors.bench.client import LoadError, complete
+from sgl_actors.bench.load import random_prompts
+from sgl_actors.bench.samples import percentile
 
 Targets = list[tuple[str, float, str, float]]
 Params = Mapping[str, Any]

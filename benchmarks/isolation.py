@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import httpx2
 
 from benchmarks.harness import LiveNode, median, running, show, verdict
-from benchmarks.serve import complete, random_prompts
+from sgl_actors.bench.client import complete
+from sgl_actors.bench.load import random_prompts
 
 KEYS = {"alice": "key-of-alice", "bob": "key-of-bob"}
 TOML = "[tenants]\n" + "".join(f'{name} = "{key}"\n' for name, key in KEYS.items())

@@ -26,7 +26,9 @@ from typing import Any
 import httpx2
 
 from benchmarks.harness import LiveNode, median, running, show, verdict
-from benchmarks.serve import LoadError, complete, percentile, random_prompts
+from sgl_actors.bench.client import LoadError, complete
+from sgl_actors.bench.load import random_prompts
+from sgl_actors.bench.samples import percentile
 
 WARM_TOKENS, WARM_CACHED = 1_500, 1_400
 LONG_TOKENS, STREAMS, STREAM_TOKENS, STREAM_WARM = 4_000, 8, 600, 40

@@ -1,12 +1,19 @@
-"""Load generator for any OpenAI-compatible server, and our node against transformers.
+"""Load for any OpenAI-compatible server; our node beside its peers; our node against transformers.
 
-    python benchmarks/serve.py --url http://127.0.0.1:30000 [--concurrency 1,16] [--requests 32]
-    python benchmarks/serve.py --compare [--url …] [--rounds 3] [--check]
+    python -m benchmarks.serve --url http://127.0.0.1:30000 [--workload random,mmlu] [--concurrency 1,16] [--rounds 3]
+    python -m benchmarks.serve --against vllm=http://127.0.0.1:8001 llama=http://127.0.0.1:8002 [--url …] [--pids vllm=123 …] [--check]
+    python -m benchmarks.serve --lines results.jsonl [--check]
+    python -m benchmarks.serve --compare [--url …] [--rounds 3] [--check]
 
-The workload "random" is prompts of random token ids (128 in, 64 out, `ignore_eos`, temperature 0, nothing shared). One JSON line per case.
-`--compare` alternates, round by round and in changing order: the node at concurrency 1, the node at 16, and transformers' batched `generate` in
-fp32 on the same 16 prompts, in a process of its own that is idle otherwise. It prints the ratios of the medians of output tokens per second.
-Without `--url` it starts a node of its own with fp32 compute on a free port.
+Prints a JSON line per workload, round and server: requests/s, tokens/s, time to first token, between chunks (`itl`) and per output token (`tpot`)
+as their client sees them, and how many prompt tokens were computed. `serving/workloads.py` has the workloads; all but `random` and `single` need
+the sample data. A round has a seed of its own: every server gets the same work, and nothing that an earlier round left in a prefix cache helps.
+
+`--against` alternates our node and its peers in every round, in changing order, only one of them under load at a time; with `--pids` the others are
+stopped (SIGSTOP) meanwhile. `--transformers` adds its batched `generate` in fp32 to `random`, in a process of its own. At the end come ratios of
+medians and the targets. Names that targets know: `vllm`, `llama` (peers.md says how they are run). `--lines` takes what earlier runs have printed
+(also of single servers, named with `--name`) and prints ratios and targets of that. `--compare` is the short form of an earlier day: the node at
+concurrency 1 and 16 with fp32 compute, and transformers on the same prompts.
 """
 
 from __future__ import annotations
@@ -14,259 +21,101 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import os
-import random
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-PROMPT_TOKENS, OUTPUT_TOKENS = 128, 64
-FIRST_ID, LAST_ID = 1_000, 32_000
-"""Ids that are ordinary tokens in every vocabulary in question."""
+from benchmarks.harness import running, show, verdict
+from benchmarks.serving.generate import Transformers
+from benchmarks.serving.peers import alone, idle_cpu, rotated
+from benchmarks.serving.targets import OURS, TRANSFORMERS, grouped, ratios, reached
+from benchmarks.serving.workloads import DATA_FREE, WORKLOADS
+from sgl_actors.bench.client import LoadError
+from sgl_actors.bench.load import load, measure, random_prompts
+
 TARGET_BATCHING, TARGET_TRANSFORMERS = 2.0, 1.2
-
-Prompts = list[list[int]]
-
-
-class LoadError(Exception):
-    """The server refused or failed a request: there is nothing to measure. Raised within an exception group by `load`."""
+FLOOD = 16
+IDLE_SECONDS = 2.0
 
 
-@dataclass
-class Sample:
-    """One request as its client saw it; times in seconds.
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: workloads by name, from which data, how often, and the seed of the first round."""
 
-    Attributes:
-        started: clock when it was sent.
-        arrivals: clock at each chunk with output.
-        tokens: output tokens, by the server's usage (else the number of chunks).
-        ended: clock at the end.
-    """
+    workloads: Sequence[str]
+    data: Path
+    rounds: int = 1
+    seed: int = 0
+    share: float = 1.0
 
-    started: float
-    arrivals: list[float] = field(default_factory=list)
-    tokens: int = 0
-    ended: float = 0.0
+    def count(self, workload: str) -> int:
+        """Programs in a round."""
+        return max(1, round(WORKLOADS[workload].count * self.share))
 
 
-def random_prompts(count: int, seed: int, *, tokens: int = PROMPT_TOKENS) -> Prompts:
-    """`count` prompts of `tokens` random ids."""
-    rng = random.Random(seed)
-    return [[rng.randrange(FIRST_ID, LAST_ID) for _ in range(tokens)] for _ in range(count)]
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of them lie, interpolated; 0 for none."""
-    ordered = sorted(values)
-    if not ordered:
-        return 0.0
-    position = share * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
-
-
-def summary(samples: Sequence[Sample], seconds: float) -> dict[str, float]:
-    """Rates over `seconds`; time to first token and between chunks in milliseconds."""
-    first = [sample.arrivals[0] - sample.started for sample in samples if sample.arrivals]
-    between = [
-        b - a for sample in samples for a, b in zip(sample.arrivals, sample.arrivals[1:], strict=False)
-    ]
-    return {
-        "requests": len(samples),
-        "seconds": round(seconds, 3),
-        "req_per_s": round(len(samples) / seconds, 3),
-        "output_tok_per_s": round(sum(sample.tokens for sample in samples) / seconds, 2),
-        "ttft_ms_p50": round(percentile(first, 0.5) * 1e3, 1),
-        "ttft_ms_p99": round(percentile(first, 0.99) * 1e3, 1),
-        "itl_ms_p50": round(percentile(between, 0.5) * 1e3, 1),
-        "itl_ms_p99": round(percentile(between, 0.99) * 1e3, 1),
-    }
-
-
-async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of a server-sent event stream, up to ``[DONE]``; comments and other fields are skipped (WHATWG HTML, 9.2.6)."""
-    data: list[str] = []
-    async for line in lines:
-        if line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
-        elif not line and data:
-            text = "\n".join(data)
-            data.clear()
-            if text == "[DONE]":
-                return
-            event = json.loads(text)
-            if "error" in event:
-                raise LoadError(f"the server ended a stream with {event['error']}")
-            yield event
-
-
-async def complete(
-    client: httpx2.AsyncClient,
-    model: str,
-    prompt: list[int],
-    tokens: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Sample:
-    """Send one prompt and follow its stream."""
-    body = {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    sample = Sample(started=clock())
-    usage: dict[str, Any] = {}
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        if response.status_code != 200:
-            raise LoadError(
-                f"{response.status_code} from {response.url}: {(await response.aread()).decode()[:500]}"
-            )
-        async for event in events(response.aiter_lines()):
-            usage = event.get("usage") or usage
-            if any(
-                choice.get("text") or choice.get("finish_reason") is None
-                for choice in event.get("choices", ())
-            ):
-                sample.arrivals.append(clock())
-    sample.ended = clock()
-    sample.tokens = int(usage.get("completion_tokens", len(sample.arrivals)))
-    return sample
-
-
-async def load(
-    url: str, prompts: Prompts, *, concurrency: int, tokens: int = OUTPUT_TOKENS
+def case(
+    url: str, plan: Plan, workload: str, number: int, concurrency: int | None = None
 ) -> dict[str, float]:
-    """Keep `concurrency` requests going until all prompts are answered; return the `summary`."""
-    waiting = list(reversed(prompts))
-    samples: list[Sample] = []
-    limits = httpx2.Limits(max_connections=concurrency)
-    async with httpx2.AsyncClient(base_url=url, timeout=httpx2.Timeout(600), limits=limits) as client:
-        model = (await client.get("/v1/models")).raise_for_status().json()["data"][0]["id"]
-
-        async def work() -> None:
-            while waiting:
-                samples.append(await complete(client, model, waiting.pop(), tokens))
-
-        began = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(work())
-        seconds = time.perf_counter() - began
-    return summary(samples, seconds)
+    """One round of a workload on one server."""
+    chosen = WORKLOADS[workload]
+    programs = chosen.programs(plan.data, plan.seed + number, plan.count(workload))
+    return asyncio.run(measure(url, programs, concurrency=concurrency or chosen.concurrency))
 
 
-@contextmanager
-def node(threads: int) -> Iterator[str]:
-    """A node of our own with fp32 compute; yields its URL when it is healthy."""
-    from sgl_actors.actors.node.record import read_record
-
-    with tempfile.TemporaryDirectory() as folder:
-        runtime = Path(folder) / "run"
-        settings = {"node.runtime_dir": runtime, "model.dtype": "float32", "model.threads": threads}
-        flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
-        command = [sys.executable, "-m", "sgl_actors.cli", "start", "--port", "0", *flags]
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-        try:
-            yield _healthy(process, lambda: getattr(read_record(runtime), "url", ""))
-        finally:
-            process.terminate()
-            process.wait(30)
+def solo(url: str, name: str, plan: Plan, concurrencies: Sequence[int]) -> None:
+    """One server by itself; at each concurrency, or at each workload's own."""
+    for workload in plan.workloads:
+        for number in range(plan.rounds):
+            for index, concurrency in enumerate(concurrencies or [WORKLOADS[workload].concurrency]):
+                result = case(url, plan, workload, number + 1000 * index, concurrency)
+                show(
+                    workload=workload,
+                    server=name,
+                    round=plan.seed + number,
+                    concurrency=concurrency,
+                    **result,
+                )
 
 
-def _healthy(process: subprocess.Popen[bytes], url: Callable[[], str], *, timeout: float = 120.0) -> str:
-    """Wait for `/health` 200 and return the URL."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SystemExit(f"the node ended with {process.returncode}")
-        found = url()
-        try:
-            if found and httpx2.get(f"{found}/health", timeout=5).status_code == 200:
-                return found
-        except httpx2.HTTPError:
-            pass  # not listening yet
-        time.sleep(0.05)
-    raise SystemExit(f"the node was not healthy within {timeout:g} s")
+def against(
+    urls: Mapping[str, str], plan: Plan, pids: Mapping[str, int], baseline: Transformers | None
+) -> list[dict[str, Any]]:
+    """Every workload on all servers, alternately round by round; prints and returns a line per result."""
+    lines: list[dict[str, Any]] = []
+    for name, url in urls.items():
+        with alone(name, pids):
+            asyncio.run(load(url, random_prompts(FLOOD, 10**6), concurrency=FLOOD, tokens=4))  # warms up
+    for workload in plan.workloads:
+        names = [*urls, *([TRANSFORMERS] if baseline is not None and workload == "random" else [])]
+        for number in range(plan.rounds):
+            for name in rotated(names, number):
+                with alone(name, pids):
+                    if name == TRANSFORMERS and baseline is not None:
+                        prompts = random_prompts(plan.count(workload), plan.seed + number)
+                        result = baseline.generate(prompts)
+                    else:
+                        result = case(urls[name], plan, workload, number)
+                lines.append({"workload": workload, "server": name, "round": plan.seed + number} | result)
+                show(**lines[-1])
+    return lines
 
 
-class Transformers:
-    """transformers' batched `generate` in fp32, in a process that does nothing unless asked."""
-
-    def __init__(self, checkpoint: Path, threads: int) -> None:
-        """Load `checkpoint` (.gguf file or folder); returns when that is done."""
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_transformers, args=(theirs, str(checkpoint), threads), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self._pipe.recv()
-
-    def generate(self, prompts: Prompts, tokens: int = OUTPUT_TOKENS) -> dict[str, float]:
-        """All prompts as one batch, greedily, exactly `tokens` tokens each."""
-        self._pipe.send((prompts, tokens))
-        seconds = self._pipe.recv()
-        return {
-            "requests": len(prompts),
-            "seconds": round(seconds, 3),
-            "output_tok_per_s": round(len(prompts) * tokens / seconds, 2),
-        }
-
-    def close(self) -> None:
-        """End the process."""
-        self._pipe.close()
-        self._process.join(10)
+def conclude(lines: Sequence[Mapping[str, Any]], *, check: bool) -> None:
+    """Ratios of medians, then the targets; with `check` exit 1 if one is missed."""
+    found = grouped(lines)
+    for line in ratios(found):
+        print(json.dumps(line))
+    verdict(reached(found), check=check)
 
 
-def _transformers(pipe: Connection, checkpoint: str, threads: int) -> None:
-    """The child: load once, then time one batch per message until the pipe closes."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(threads)
-    path = Path(checkpoint)
-    source = {"gguf_file": path.name} if path.is_file() else {}
-    folder = path.parent if path.is_file() else path
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **source).eval()
-    pipe.send("loaded")
-    while True:
-        try:
-            prompts, tokens = pipe.recv()
-        except EOFError:
-            return
-        ids = torch.tensor(prompts)
-        began = time.perf_counter()
-        with torch.inference_mode():
-            out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=tokens,
-                min_new_tokens=tokens,
-                do_sample=False,
-                pad_token_id=0,
-            )
-        pipe.send(time.perf_counter() - began)
-        assert out.shape == (len(prompts), ids.shape[1] + tokens)
-
-
-def ratios(rates: dict[str, list[float]]) -> dict[str, float]:
+def of_medians(rates: dict[str, list[float]]) -> dict[str, float]:
     """Ratios of the medians of `rates` (per case, one number per round)."""
     median = {case: statistics.median(values) for case, values in rates.items()}
     return {
@@ -290,73 +139,134 @@ def compare(url: str, baseline: Transformers, rounds: int) -> dict[str, float]:
             "node@16": lambda batch=batch: asyncio.run(load(url, batch, concurrency=16)),  # type: ignore[misc]
             "transformers@16": lambda batch=batch: baseline.generate(batch),  # type: ignore[misc]
         }
-        order = list(cases)
-        for case in order[number % 3 :] + order[: number % 3]:
-            result = cases[case]()
-            rates[case].append(result["output_tok_per_s"])
-            line = {"case": case, "round": number} | result | {"machine_load": round(os.getloadavg()[0], 1)}
-            print(json.dumps(line), flush=True)
-    return ratios(rates)
+        for name in rotated(list(cases), number):
+            result = cases[name]()
+            rates[name].append(result["output_tok_per_s"])
+            show(case=name, round=number, **result)
+    return of_medians(rates)
 
 
 def main() -> None:
     """Run; a server that fails is one line on stderr and exit 1."""
     reason = ""
     try:
-        run()
+        run(parse())
     except* (LoadError, httpx2.HTTPError) as group:
         reason = str(group.exceptions[0])
     if reason:
         sys.exit(reason)
 
 
-def run() -> None:
-    """Parse and measure."""
+def parse() -> argparse.Namespace:
+    """The command line; ends with 2 where it makes no sense."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", help="server to load; --compare starts a node without it")
-    parser.add_argument("--concurrency", default="1,16", help="cases, by number of requests at once")
-    parser.add_argument("--requests", type=int, default=32, help="prompts per case")
-    parser.add_argument("--compare", action="store_true", help="the node at 1 and 16 against transformers")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--url", help="server to load; our node for --compare and --against, which start one without it"
+    )
+    parser.add_argument("--name", default=OURS, help="of the server at --url, in its lines")
+    parser.add_argument(
+        "--workload", default="random", help=f"of {', '.join(WORKLOADS)}, or all; default: random"
+    )
+    parser.add_argument("--data", default=os.environ.get("SGL_ACTORS_DATA"), help="folder of the sample data")
+    parser.add_argument(
+        "--concurrency", default="", help="cases, by most requests at once; default: the workload's"
+    )
+    parser.add_argument("--share", type=float, default=1.0, help="of each workload's programs, for a trial")
+    parser.add_argument("--rounds", type=int, default=0, help="default: 3 of a comparison, else 1")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--against", nargs="+", default=[], metavar="NAME=URL", help="peers beside our node")
+    parser.add_argument(
+        "--pids", nargs="+", default=[], metavar="NAME=PID", help="processes to stop out of turn"
+    )
+    parser.add_argument("--transformers", action="store_true", help="its generate as a peer in `random`")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of a node that is started"
+    )
+    parser.add_argument("--lines", type=Path, help="what earlier runs have printed")
+    parser.add_argument(
+        "--compare", action="store_true", help="the node at 1 and 16 against transformers, in fp32"
+    )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="compute threads of each side"
     )
     parser.add_argument(
         "--checkpoint", default="smollm2", help="the served model, for transformers: name or path"
     )
-    parser.add_argument(
-        "--check", action="store_true", help="exit 1 if a ratio of --compare misses its target"
-    )
+    parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
     arguments = parser.parse_args()
-    if not arguments.compare:
-        if not arguments.url:
-            parser.error("--url is needed without --compare")
-        for n, concurrency in enumerate(int(text) for text in arguments.concurrency.split(",")):
-            prompts = random_prompts(arguments.requests, 10**7 + n)
-            result = asyncio.run(load(arguments.url, prompts, concurrency=concurrency))
-            print(json.dumps({"case": "random", "concurrency": concurrency} | result), flush=True)
-        return
+    names = list(WORKLOADS) if arguments.workload == "all" else arguments.workload.split(",")
+    arguments.workloads = names
+    if unknown := [name for name in names if name not in WORKLOADS]:
+        parser.error(f"unknown workload: {', '.join(unknown)}")
+    if not (arguments.compare or arguments.against or arguments.lines or arguments.url):
+        parser.error("one of --url, --against, --compare, --lines")
+    if not arguments.data and not arguments.lines and any(name not in DATA_FREE for name in names):
+        parser.error("the sample data: --data or $SGL_ACTORS_DATA (docs/data.md)")
+    for option in ("against", "pids"):
+        if wrong := [pair for pair in getattr(arguments, option) if "=" not in pair]:
+            parser.error(f"--{option}: expected NAME=VALUE, got {wrong[0]!r}")
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure what was asked for."""
+    rounds = arguments.rounds or (3 if arguments.against or arguments.compare else 1)
+    plan = Plan(arguments.workloads, Path(arguments.data or "."), rounds, arguments.seed, arguments.share)
+    if arguments.lines:
+        text = arguments.lines.read_text("utf-8")
+        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        conclude(lines, check=arguments.check)
+    elif arguments.compare:
+        run_compare(arguments, rounds)
+    elif arguments.against:
+        run_against(arguments, plan)
+    else:
+        concurrencies = [int(text) for text in arguments.concurrency.split(",") if text]
+        solo(arguments.url, arguments.name, plan, concurrencies)
+
+
+def run_against(arguments: argparse.Namespace, plan: Plan) -> None:
+    """`--against`."""
+    peers = dict(pair.split("=", 1) for pair in arguments.against)
+    pids = {name: int(pid) for name, pid in (pair.split("=", 1) for pair in arguments.pids)}
+    with ExitStack() as stack:
+        baseline = stack.enter_context(transformers(arguments)) if arguments.transformers else None
+        url = (
+            arguments.url
+            or stack.enter_context(running(f"model.threads={arguments.threads}", *arguments.set)).url
+        )
+        for name, pid in pids.items():
+            show(idle=name, cores=idle_cpu(pid, IDLE_SECONDS))
+        lines = against({OURS: url} | peers, plan, pids, baseline)
+    conclude(lines, check=arguments.check)
+
+
+def run_compare(arguments: argparse.Namespace, rounds: int) -> None:
+    """`--compare`."""
+    settings = ("model.dtype=float32", f"model.threads={arguments.threads}", *arguments.set)
+    with ExitStack() as stack:
+        baseline = stack.enter_context(transformers(arguments))
+        url = arguments.url or stack.enter_context(running(*settings)).url
+        found = compare(url, baseline, rounds)
+    show(
+        case="ratios", target_batching=TARGET_BATCHING, target_over_transformers=TARGET_TRANSFORMERS, **found
+    )
+    missed = found["batching"] < TARGET_BATCHING or found["over_transformers"] < TARGET_TRANSFORMERS
+    sys.exit(1 if arguments.check and missed else 0)
+
+
+@contextmanager
+def transformers(arguments: argparse.Namespace) -> Iterator[Transformers]:
+    """The baseline's process, for as long as the block runs."""
     from sgl_actors.actors.node.models import resolve
 
     baseline = Transformers(resolve(arguments.checkpoint).path, arguments.threads)
     try:
-        if arguments.url:
-            found = compare(arguments.url, baseline, arguments.rounds)
-        else:
-            with node(arguments.threads) as url:
-                found = compare(url, baseline, arguments.rounds)
+        yield baseline
     finally:
         baseline.close()
-    line = {
-        "case": "ratios",
-        "target_batching": TARGET_BATCHING,
-        "target_over_transformers": TARGET_TRANSFORMERS,
-    }
-    print(json.dumps(line | found))
-    missed = found["batching"] < TARGET_BATCHING or found["over_transformers"] < TARGET_TRANSFORMERS
-    sys.exit(1 if arguments.check and missed else 0)
 
 
 if __name__ == "__main__":

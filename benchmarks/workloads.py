@@ -29,12 +29,12 @@ from typing import Any
 import psutil
 
 from benchmarks.harness import LiveNode, median, running, show, table, verdict
-from benchmarks.serve import load, random_prompts
 from benchmarks.workload.optimum import Call, distinct_tokens, fewest_computed
 from benchmarks.workload.programs import WORKLOADS, Item, Workload
 from benchmarks.workload.recording import recording
 from sgl_actors.actors.microkernel.messages import Actors, ListActors
 from sgl_actors.actors.node.embedded import join
+from sgl_actors.bench.load import load, random_prompts
 
 OF_OPTIMUM = 0.99
 OVERHEAD = 0.003

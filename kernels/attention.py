@@ -21,7 +21,7 @@ class AttentionRow:
     """One sequence of a pass.
 
     Attributes:
-        slots: [kv_length] int64 on the pool's device, slots of all tokens from position 0 up to the last new one.
+        slots: [kv_length] int64 on the pool's device, or on the CPU beside a GPU; slots of all tokens from position 0 up to the last new one.
         new: how many of them, the last ones, are this pass's queries; at least 1.
         contiguous: slots are consecutive numbers, so that a slice of the pool can stand for a gather.
     """
@@ -46,14 +46,26 @@ class AttentionPlan(Protocol):
         """
 
 
-def plan_attention(rows: list[AttentionRow], *, scale: float, window: int | None = None) -> AttentionPlan:
+def plan_attention(
+    rows: list[AttentionRow],
+    *,
+    scale: float,
+    window: int | None = None,
+    device: torch.device | None = None,
+) -> AttentionPlan:
     """Plan one pass over `rows`.
 
     Args:
         rows: in the order of their tokens in the flat batch.
         scale: factor on the products of queries and keys.
         window: a token sees itself and the `window - 1` tokens before it; None for all before it.
+        device: of the queries and the pool; None for that of the rows' slots. A GPU takes Triton's kernels, and reads slots that are on the CPU without a wait.
     """
+    device = device or (rows[0].slots.device if rows else torch.device("cpu"))
+    if device.type == "cuda":
+        from sgl_actors.kernels.triton.attention import TritonPlan
+
+        return TritonPlan(rows, scale=scale, window=window)
     from sgl_actors.kernels.cpu.attention import TorchPlan
 
     return TorchPlan(rows, scale=scale, window=window)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import torch
 
+from sgl_actors.kernels.quantized import QuantizedLinear, QuantizedWeight
+
 PACKING_ROWS = 16
 """Number of rows the packed layout is chosen for; measured best from 2 to 512 rows and as good as any at 1."""
 
@@ -58,6 +60,8 @@ def can_pack(weight: torch.Tensor) -> bool:
     )
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-    """The fastest product that this device and dtype have."""
+def make_linear(weight: torch.Tensor | QuantizedWeight, bias: torch.Tensor | None = None) -> Linear:
+    """The fastest product that this device and dtype have; of a quantised weight the one that keeps it so."""
+    if isinstance(weight, QuantizedWeight):
+        return QuantizedLinear(weight, bias)
     return PackedLinear(weight, bias) if can_pack(weight) else PlainLinear(weight, bias)

@@ -27,3 +27,27 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -
     """Rotate `x` [tokens, heads, head_dim] in place."""
     swapped = torch.roll(x, x.shape[-1] // 2, dims=-1)
     x.mul_(cos).addcmul_(swapped, signed_sin)
+
+
+def rotate_and_store(
+    qkv: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    pool: torch.Tensor,
+    slots: torch.Tensor,
+) -> None:
+    """Rotate queries and keys of `qkv`, and write keys and values into the pool. Queries are rotated in place; keys may be.
+
+    Args:
+        qkv: [tokens, heads + 2 * kv_heads, head_dim]: queries, keys, values.
+        rotary: of the tokens, see `rotary_tables`.
+        pool: [slots, 2, kv_heads, head_dim] of one layer.
+        slots: [tokens] int64, where in the pool; all different. On a GPU -1 is nowhere.
+    """
+    if qkv.is_cuda:
+        from sgl_actors.kernels.triton import rotary as fused
+
+        fused.rotate_and_store(qkv, rotary, pool, slots)
+        return
+    kv_heads = pool.shape[2]
+    apply_rotary(qkv[:, :-kv_heads], *rotary)
+    pool.index_copy_(0, slots, qkv[:, -2 * kv_heads :].unflatten(1, (2, kv_heads)))

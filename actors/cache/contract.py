@@ -58,8 +58,10 @@ class PrefixCache(Protocol):
     def grant(self, want: Want) -> Lease | None:
         """Lock what is cached and own the rest, evicting as needed; None, and nothing changed, if it does not fit now.
 
+        What the lease names as `continuation` may be evicted for it: these are tokens to guess with, no KV.
+
         Raises:
-            InvalidRequest: the lease number is in use, the key is no sequence of int64, or `tokens` is negative.
+            InvalidRequest: the lease number is in use, the key is no sequence of int64, or `tokens` or `follow` is negative.
         """
 
     def extend(self, more: More) -> list[int] | None:

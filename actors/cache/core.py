@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sgl_actors.actors.cache.messages import Entry, Lease, More, Probe, Want
+from sgl_actors.actors.cache.messages import Entry, Lease, More, Probe, Want, unpack
 from sgl_actors.actors.cache.pins import PinBoard
 from sgl_actors.actors.cache.pool import PagePool
 from sgl_actors.actors.cache.radix_tree import TOKEN_BYTES, Node, RadixTree
@@ -152,15 +152,18 @@ class RadixCache:
             if self._held or needed > self.total or not self.pins.give_way():
                 return None
         node = self.tree.lock(place)
+        follow = (
+            self.tree.follow(node, want.key, place.length, want.follow * TOKEN_BYTES) if want.follow else b""
+        )
         self._evict(own - self.free)
         pages = self.tree.read(node) + self._pool.take(own)
         self.tree.touch(node)
         self._held[want.lease] = Holding(
             node, want.namespace, key[: place.length], depth, pages, want.priority
         )
-        self.counters.asked_tokens += len(want.key) // TOKEN_BYTES
+        self.counters.asked_tokens += min(len(want.key), usable) // TOKEN_BYTES
         self.counters.hit_tokens += depth * self.page_size
-        return Lease(want.lease, depth * self.page_size, list(pages))
+        return Lease(want.lease, depth * self.page_size, list(pages), unpack(follow))
 
     def extend(self, more: More) -> list[int] | None:
         """See the contract."""
@@ -224,6 +227,8 @@ class RadixCache:
             raise InvalidRequest(f"lease {want.lease} is in use", param="lease")
         if want.tokens < 0:
             raise InvalidRequest(f"lease {want.lease} cannot hold {want.tokens} tokens", param="tokens")
+        if want.follow < 0:
+            raise InvalidRequest(f"lease {want.lease} cannot see {want.follow} tokens on", param="follow")
         _validate_key(want.key)
 
     def _whole(self, key: bytes) -> bytes:

@@ -123,6 +123,7 @@ class Want(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         namespace: whose root the key begins at.
         least: with fewer cached tokens than that the lease is not wanted, and counts as one that does not fit.
         priority: for eviction by priority: what it inserts has at least that.
+        follow: most tokens wanted of what is cached behind all of `key`.
     """
 
     lease: int
@@ -132,6 +133,7 @@ class Want(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     namespace: str = DEFAULT
     least: int = 0
     priority: int = 0
+    follow: int = 0
 
 
 class More(msgspec.Struct, frozen=True, array_like=True):
@@ -156,11 +158,13 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         cached: leading tokens whose KV is in the first pages (a multiple of the page size); those pages are locked in the tree
             and read-only.
         pages: all pages in order, cached ones first; len(pages) * page_size >= tokens asked for.
+        continuation: tokens that are cached behind the whole key, if that is: wherever keys part, of the branch that was added last.
     """
 
     lease: int
     cached: int
     pages: list[int]
+    continuation: list[int] = []
 
 
 class Granted(Message):

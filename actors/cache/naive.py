@@ -107,13 +107,14 @@ class NaiveCache:
             if self._held or needed + len(path) > self.total or not self.give_way():
                 return None
         self._lock(want.namespace, prefix, 1)
+        follow = self._follow(want.namespace, _tokens(want.key), want.follow)
         own = self._take(needed)
         self._touch(want.namespace, prefix)
         for entry in path:
             entry.hits += 1
         pages = [entry.page for entry in path] + own
         self._held[want.lease] = Holding(want.namespace, prefix, pages, set(own), want.priority)
-        return Lease(want.lease, len(prefix), list(pages))
+        return Lease(want.lease, len(prefix), list(pages), follow)
 
     def extend(self, more: More) -> list[int] | None:
         """See the contract."""
@@ -207,6 +208,24 @@ class NaiveCache:
     def _longest(self, namespace: str, tokens: Tokens) -> Tokens:
         cuts = [cut for cut in self._cuts(tokens) if (namespace, cut) in self.prefixes]
         return max(cuts, key=len, default=())
+
+    def _follow(self, namespace: str, tokens: Tokens, count: int) -> list[int]:
+        """Of the tokens cached behind all of `tokens`, page by page the one that was added last."""
+        prefix = self._longest(namespace, tokens)
+        while len(prefix) < len(tokens) + count:
+            size = len(prefix)
+            nexts = [
+                other
+                for name, other in self.prefixes
+                if name == namespace
+                and len(other) == size + self.page_size
+                and other[:size] == prefix
+                and other[: len(tokens)] == tokens[: len(other)]
+            ]
+            if not nexts:
+                break
+            prefix = nexts[-1]
+        return list(prefix[len(tokens) : len(tokens) + count])
 
     def _edge_end(self, namespace: str, prefix: Tokens) -> Tokens:
         """The end of the edge that the last page of `prefix` is on."""

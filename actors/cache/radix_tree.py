@@ -25,6 +25,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
@@ -32,6 +33,8 @@ from sgl_actors.errors import ConfigError
 
 TOKEN_BYTES = 8
 """Bytes of one token in a packed key."""
+LOOK = 64
+"""Branches looked at for one that goes on with the beginning of a page."""
 
 
 class Node:
@@ -245,6 +248,28 @@ class RadixTree:
         for part in reversed(parts):
             pages.extend(part)
         return pages.tolist()
+
+    def follow(self, node: Node, key: bytes, start: int, count: int) -> bytes:
+        """At most `count` bytes of what is cached behind all of `key`, which goes on below `node` from byte `start`; nothing if `key` is not.
+
+        `key` need not end with a page. Wherever keys part, the branch that was added last is followed.
+        """
+        place = self._descend(node, key, start)
+        rest, edge = key[place.length :], place.edge
+        node, found = place.node, b""
+        if edge is not None:
+            node, found = edge, edge.key[place.fits :]
+        elif rest:
+            newest = islice(reversed(node.children.values()), LOOK)
+            node = next((child for child in newest if child.key.startswith(rest)), node)
+            found = node.key if node is not place.node else b""
+        if not found.startswith(rest):
+            return b""
+        found = found[len(rest) :]
+        while len(found) < count and node.children:
+            node = next(reversed(node.children.values()))
+            found += node.key
+        return found[:count]
 
     def evict(self, count: int) -> list[int]:
         """Give back `count` pages, those of least rank first; fewer if the rest is locked."""

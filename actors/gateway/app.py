@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sgl_actors.actors.gateway import admin, cache, info, openapi, scheduling, tokens
+from sgl_actors.actors.gateway import admin, cache, info, openapi, profile, scheduling, tokens
 from sgl_actors.actors.gateway.errors import error_response
 from sgl_actors.actors.gateway.exchange import Door
 from sgl_actors.actors.gateway.native import generate
@@ -52,6 +52,7 @@ ROUTES = [
     Route("/cache/export", cache.export, methods=["GET"]),
     Route("/scheduler", scheduling.show, methods=["GET"]),
     Route("/scheduler", scheduling.switch, methods=["POST"]),
+    Route("/profile", profile.profile, methods=["POST"]),
     Route("/health", info.health, methods=["GET"]),
     Route("/health_generate", info.health_generate, methods=["GET"]),
     Route("/metrics", info.metrics, methods=["GET"]),

@@ -116,6 +116,7 @@ class SchedulerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sharing: who shares an uncached prefix with a request that is being computed waits for it.
         reuse: false computes everything, without the cache.
         stall: times a step with prompt tokens may take of one without, while others generate; 0: no limit.
+        speculation: guess tokens and check several in one pass, in requests that begin from now on.
     """
 
     policy: str | None = None
@@ -123,6 +124,7 @@ class SchedulerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sharing: bool | None = None
     reuse: bool | None = None
     stall: float | None = None
+    speculation: bool | None = None
 
 
 class SchedulerAnswer(msgspec.Struct, frozen=True):
@@ -133,3 +135,4 @@ class SchedulerAnswer(msgspec.Struct, frozen=True):
     sharing: bool
     reuse: bool
     stall: float
+    speculation: bool

@@ -94,6 +94,8 @@ async def server_info(request: Request) -> Response:
             "architecture": info.architecture,
             "context_length": info.context,
             "dtype": info.dtype,
+            "compute": info.compute,
+            "deterministic": info.deterministic,
             "device": info.device,
             "threads": info.threads,
             "max_total_num_tokens": info.pages * info.page_size,

@@ -98,6 +98,8 @@ class Job:
             sum(one.sampled for one in made),
             sum(one.forced for one in made),
             sum(one.held_back for one in made),
+            sum(one.drafted for one in made),
+            sum(one.accepted for one in made),
         )
         return Usage(prompt, completion, prompt + completion, PromptDetails(cached), details)
 

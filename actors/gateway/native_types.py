@@ -112,7 +112,7 @@ class MetaInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What happened; the four lists are there if `return_logprob` is.
 
     `input_token_logprobs` begins at `logprob_start_len`, entry 0 with its real log probability unless it is the first
-    token of all: prompt_tokens == start + len(list). `decode_steps` and the next three tell how the output was made, as `CompletionDetails` does.
+    token of all: prompt_tokens == start + len(list). `decode_steps` and the next five tell how the output was made, as `CompletionDetails` does.
     """
 
     id: str
@@ -125,6 +125,8 @@ class MetaInfo(msgspec.Struct, frozen=True, kw_only=True):
     sampled_tokens: int
     forced_tokens: int
     held_back_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     input_token_logprobs: list[NativeLogprob] | UnsetType = UNSET
     output_token_logprobs: list[NativeLogprob] | UnsetType = UNSET
     input_top_logprobs: list[list[NativeLogprob] | None] | UnsetType = UNSET

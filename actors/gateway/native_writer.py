@@ -108,6 +108,8 @@ class NativeWriter:
             sampled_tokens=answer.decoding.sampled,
             forced_tokens=answer.decoding.forced,
             held_back_tokens=answer.decoding.held_back,
+            drafted_tokens=answer.decoding.drafted,
+            accepted_tokens=answer.decoding.accepted,
             input_token_logprobs=inputs,
             output_token_logprobs=outputs,
             input_top_logprobs=input_tops,

@@ -227,12 +227,15 @@ class CompletionDetails(msgspec.Struct, frozen=True):
     """How the output was made: in how many forward passes, of tokens that the model chose and tokens that a constraint left no choice about.
 
     `held_back_tokens`: tokens of forced text that were left to the model, as they might have been joined with what followed.
+    `drafted_tokens` were guessed and checked; `accepted_tokens` of them were right, and are among the sampled ones.
     """
 
     steps: int
     sampled_tokens: int
     forced_tokens: int
     held_back_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class Usage(msgspec.Struct, frozen=True):

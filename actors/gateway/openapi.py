@@ -28,6 +28,7 @@ from sgl_actors.actors.gateway.openai_types import (
     ModelCard,
     ModelList,
 )
+from sgl_actors.actors.gateway.profile import ProfileAnswer, ProfileBody
 from sgl_actors.actors.gateway.sse import EventWriter, LineWriter
 from sgl_actors.actors.gateway.tenants import OPEN
 from sgl_actors.actors.gateway.tokens import (
@@ -61,6 +62,7 @@ OPERATIONS: list[tuple[str, str, str, Struct | None, Struct | None, Struct | Non
     ("/cache/export", "get", "Everything cached, as JSON lines", None, None, CachedEdge),
     ("/scheduler", "get", "How requests are ordered", None, SchedulerAnswer, None),
     ("/scheduler", "post", "Change how requests are ordered", SchedulerBody, SchedulerAnswer, None),
+    ("/profile", "post", "Where the node's time goes", ProfileBody, ProfileAnswer, None),
     ("/get_model_info", "get", "The model, for SGLang's clients", None, None, None),
     ("/get_server_info", "get", "The node", None, None, None),
     ("/health", "get", "Readiness", None, None, None),

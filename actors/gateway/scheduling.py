@@ -33,4 +33,5 @@ def _answer(configuration: Configuration) -> SchedulerAnswer:
         configuration.sharing,
         configuration.reuse,
         configuration.stall,
+        configuration.speculation,
     )

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sgl_actors.actors.cache.messages import Events, Exported, Pinned, Pool
 from sgl_actors.actors.microkernel.messages import Actors, ListActors
-from sgl_actors.actors.node.client import NodeClient
+from sgl_actors.actors.node.client import NodeClient, NodeProfile
 from sgl_actors.actors.scheduler.messages import Configuration, Flushed
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
@@ -93,8 +93,12 @@ class Upstream(Protocol):
         sharing: bool | None = ...,
         reuse: bool | None = ...,
         stall: float | None = ...,
+        speculation: bool | None = ...,
     ) -> Configuration:
         """Change how requests are ordered; tells what is in force."""
+
+    async def profile(self, seconds: float, *, slices: bool = ...) -> NodeProfile:
+        """Where its time goes for so long."""
 
 
 class NodeUpstream(NodeClient):

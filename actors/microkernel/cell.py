@@ -159,6 +159,8 @@ class Cell:
             if answer is not None and request.kind == "call":
                 request.reply(answer)
         finally:
+            for recorder in self.system.recorders:
+                recorder.note(self.address.name, request.message.TAG, self.busy_since, self.system.now())
             self.busy_since = 0.0
             self.progress += 1
 

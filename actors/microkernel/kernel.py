@@ -1,6 +1,6 @@
 """The kernel's own actor, ``@``, in every process: keeps the registry's copy, answers pings, starts and stops actors for the root.
 
-Messages in: `NameUp`, `NameDown`, `PeerDown`, `Ping`, `StartActor`, `StopActor`, `Terminate`. Out: `Pong`, `ActorReady`, `ActorExit`.
+Messages in: `NameUp`, `NameDown`, `PeerDown`, `Ping`, `Record`, `StartActor`, `StopActor`, `Terminate`. Out: `Pong`, `ActorReady`, `ActorExit`.
 It is answered by the process's own loop: a hung loop does not answer. If it crashes, so does its process.
 """
 
@@ -26,6 +26,7 @@ from sgl_actors.actors.microkernel.control import (
     StopActor,
     Terminate,
 )
+from sgl_actors.actors.microkernel.record import Record, Recorded, Recorder
 from sgl_actors.actors.microkernel.wire import Message
 from sgl_actors.errors import ConfigError, SglActorsError
 
@@ -57,7 +58,7 @@ class KernelActor(Actor):
         self.terminated: asyncio.Event = context.config["terminated"]
         self._loading: dict[tuple[str, int], bool] = {}
 
-    async def receive(self, message: Message, request: Request) -> Message | None:  # noqa: ARG002 - the interface
+    async def receive(self, message: Message, request: Request) -> Message | None:
         """Handle what the root and other kernels say."""
         match message:
             case NameUp():
@@ -68,6 +69,8 @@ class KernelActor(Actor):
                 self.system.peer_down(message.endpoint)
             case Ping():
                 return self._pong()
+            case Record():
+                self.ctx.task(self._record(message.seconds, request), name="record")
             case StartActor():
                 self.ctx.task(self._start(message))
             case StopActor():
@@ -84,6 +87,15 @@ class KernelActor(Actor):
             if cell.address.name != KERNEL and cell.parent is None
         ]
         return Pong(pulses, {name: float(count) for name, count in self.system.counters.items()})
+
+    async def _record(self, seconds: float, request: Request) -> None:
+        recorder = Recorder()
+        self.system.recorders += (recorder,)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.system.recorders = tuple(one for one in self.system.recorders if one is not recorder)
+        request.reply(Recorded([recorder.finish(self.system.process)]))
 
     def _stop_actor(self, message: StopActor) -> None:
         if (message.name, message.epoch) in self._loading:

@@ -1,7 +1,7 @@
 """The root of a node: starts processes, supervises actors, and is the registry's only writer.
 
-Messages in: `Hello`, `ActorReady`, `ActorExit` from kernels; `ListActors`, `RestartActor`, `StopNode` from outside. Out: `NameUp`, `NameDown`, `PeerDown`,
-`StartActor`, `StopActor`, `Terminate`, `Ping` to every kernel. What to restart is decided by `supervisor.Supervisor`; this is its shell.
+Messages in: `Hello`, `ActorReady`, `ActorExit` from kernels; `ListActors`, `RestartActor`, `StopNode`, `Record` from outside. Out: `NameUp`, `NameDown`, `PeerDown`,
+`StartActor`, `StopActor`, `Terminate`, `Ping`, `Record` to every kernel. What to restart is decided by `supervisor.Supervisor`; this is its shell.
 
 Liveness in three layers: the exit of a process (pidfd, milliseconds), ZMTP heartbeats (a stopped process, 3 s), and pings answered by each process's own
 loop with a progress counter per actor (a hung loop after `HUNG` s, an actor stuck in one message while others wait after `STALLED` s).
@@ -38,6 +38,7 @@ from sgl_actors.actors.microkernel.control import (
 )
 from sgl_actors.actors.microkernel.messages import ActorRow, Actors, Done, ListActors, RestartActor, StopNode
 from sgl_actors.actors.microkernel.process import Boot, Process, resident_bytes
+from sgl_actors.actors.microkernel.record import ProcessRecord, Record, Recorded
 from sgl_actors.actors.microkernel.supervisor import Begin, Effect, Supervisor
 from sgl_actors.actors.microkernel.wire import Message
 from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest, SglActorsError
@@ -122,6 +123,8 @@ class Root(Actor):
                 own: float = self.ctx.config.get("drain", 0.0)
                 self.ctx.task(self.shutdown(own if message.drain < 0 else message.drain))
                 return Done()
+            case Record():
+                self.ctx.task(self._record(message, request), name="record")
         return None
 
     # -- processes ----------------------------------------------------------------------------------------
@@ -377,6 +380,23 @@ class Root(Actor):
             raise ActorDown("the node is stopping")
         self._restarting.setdefault(name, []).append(request)
         self._apply(self.supervisor.restart(name))
+
+    async def _record(self, message: Record, request: Request) -> None:
+        """Have all processes record at once; one that goes down meanwhile is left out."""
+        hosts = [host for host in self._hosts.values() if host.process is not None and host.hello]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._recorded(host, message)) for host in hosts]
+        request.reply(Recorded([process for task in tasks for process in task.result()]))
+
+    async def _recorded(self, host: Hosted, message: Record) -> list[ProcessRecord]:
+        try:
+            answer = await self.ctx.call(
+                host.kernel, message, Recorded, timeout=message.seconds + HUNG, control=True
+            )
+        except SglActorsError as error:
+            self.log.warning("process not recorded", process=host.name, why=error.code)
+            return []
+        return answer.processes
 
     async def drain(self, seconds: float) -> None:
         """Let work in flight finish; a node knows what that is."""

@@ -24,6 +24,7 @@ from sgl_actors.actors.microkernel.cell import Cell, Exit
 from sgl_actors.actors.microkernel.control import KERNEL, Accepted
 from sgl_actors.actors.microkernel.exchange import Incoming, Pending, PendingCall, PendingStream
 from sgl_actors.actors.microkernel.mailbox import Put
+from sgl_actors.actors.microkernel.record import Recorder
 from sgl_actors.actors.microkernel.registry import Registry
 from sgl_actors.actors.microkernel.transport import Frames, Transport
 from sgl_actors.actors.microkernel.wire import (
@@ -80,6 +81,7 @@ class System:
             lambda address: structlog.get_logger(actor=address.name, epoch=address.epoch)
         )
         self.on_lost: Callable[[str], None] | None = None
+        self.recorders: tuple[Recorder, ...] = ()
         self._force_codec = force_codec
         self._ids = itertools.count(secrets.randbits(40) << 16)
         self._epochs = itertools.count(1)

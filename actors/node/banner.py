@@ -35,7 +35,7 @@ def describe_start(name: str, file: str, log_dir: str) -> list[str]:
 
 def describe_model(info: ModelInfo) -> list[str]:
     """What is loaded, on what, and the KV budget as a sum."""
-    dtype = SHORT_DTYPES.get(info.dtype, info.dtype)
+    dtype = SHORT_DTYPES.get(info.compute, info.compute)
     threads = f", {counted(info.threads, 'thread')}" if info.device == "cpu" else ""
     return [
         _line(

@@ -31,6 +31,8 @@ from sgl_actors.actors.node.cache_client import (
     split_namespace,
 )
 from sgl_actors.actors.node.options import LEAST_STALL
+from sgl_actors.actors.node.profile import NodeProfile, ProcessRow, Row, trace
+from sgl_actors.actors.node.profile_client import ProfileClient
 from sgl_actors.actors.scheduler.messages import (
     Configuration,
     Configure,
@@ -69,7 +71,7 @@ def draw_seed() -> int:
     return secrets.randbits(63)
 
 
-class NodeClient(CacheClient):
+class NodeClient(CacheClient, ProfileClient):
     """Asks a node on behalf of `context`'s owner."""
 
     takes: frozenset[str] = frozenset()
@@ -224,13 +226,14 @@ class NodeClient(CacheClient):
         sharing: bool | None = None,
         reuse: bool | None = None,
         stall: float | None = None,
+        speculation: bool | None = None,
     ) -> Configuration:
         """Change how the scheduler orders requests, from its next round on, and tell what is in force; None leaves a value as it is.
 
         Raises:
             InvalidRequest: a policy that there is not, or a number out of its range.
         """
-        changes = Configure(cast("Any", policy), overtake, sharing, reuse, stall)
+        changes = Configure(cast("Any", policy), overtake, sharing, reuse, stall, speculation)
         check_changes(changes)
         return await self.ask("scheduler", changes, Configuration, control=True)
 
@@ -284,6 +287,9 @@ __all__ = [
     "POLICIES",
     "CachedEdge",
     "NodeClient",
+    "NodeProfile",
+    "ProcessRow",
+    "Row",
     "check_changes",
     "describe_edge",
     "draw_seed",
@@ -291,4 +297,5 @@ __all__ = [
     "namespace_of",
     "prompt_counts",
     "split_namespace",
+    "trace",
 ]

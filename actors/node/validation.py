@@ -27,6 +27,7 @@ from sgl_actors.actors.node.options import (
 from sgl_actors.actors.node.sources import ACTORS, TENANTS, Setting
 from sgl_actors.actors.node.tenants import check_tenant, digest_key
 from sgl_actors.actors.scheduler.messages import Options as SchedulerOptions
+from sgl_actors.actors.worker.messages import JUMP
 from sgl_actors.actors.worker.messages import Options as ModelOptions
 from sgl_actors.errors import ConfigError
 
@@ -55,11 +56,14 @@ RANGES: dict[str, Any] = {
     "node.log_size": Annotated[int, Meta(ge=4096)],
     "node.drain": _SomeSeconds,
     "model.path": Annotated[str, Meta(min_length=1)],
+    "model.compute": Literal["auto", "fp32", "int8", "int4"],
+    "model.kv": Literal["auto", "float32", "float16"],
     "model.dtype": Literal["auto", "float32", "bfloat16", "float16"],
     "model.device": Annotated[
         str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z", description="auto, cpu, cuda or cuda:N")
     ],
     "model.threads": _AnyCount,
+    "model.nice": Annotated[int, Meta(ge=0, le=19)],
     "model.context": _AnyCount,
     "cache.page_size": _Count,
     "cache.memory": _Count,
@@ -72,6 +76,7 @@ RANGES: dict[str, Any] = {
     "scheduler.chunk": _Count,
     "scheduler.queue": _Count,
     "scheduler.timeout": _Seconds,
+    "scheduler.speculation_tokens": Annotated[int, Meta(ge=1, le=JUMP)],
     "grammar.seconds": Annotated[float, Meta(ge=0.01)],
     "grammar.memory": Annotated[int, Meta(ge=1 << 20)],
     "grammar.kept": _AnyCount,

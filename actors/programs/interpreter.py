@@ -125,6 +125,8 @@ class _Ask:
             "sampled_tokens": last.decoding.sampled,
             "forced_tokens": last.decoding.forced,
             "held_back_tokens": last.decoding.held_back,
+            "drafted_tokens": last.decoding.drafted,
+            "accepted_tokens": last.decoding.accepted,
             "finish_reason": {"type": finish.reason, "matched": finish.matched},
             "seed": request.sampling.seed,
         }
@@ -212,6 +214,8 @@ def usage_of(chunk: Chunk, cached: int) -> Usage:
         how.sampled,
         how.forced,
         how.held_back,
+        how.drafted,
+        how.accepted,
     )
 
 

@@ -12,12 +12,13 @@ from sgl_actors.actors.worker.messages import NewSequence, SequenceResult, Step,
 
 @dataclass(frozen=True, slots=True)
 class SentStep:
-    """A step in flight: what it runs, how many of its tokens are prompt or forced, and how many sequences generate in it."""
+    """A step in flight: what it runs, how many of its tokens are prompt or forced, how many sequences generate in it, and how many right drafts it had."""
 
     number: int
     work: list[tuple[Generation, Work]]
     prefill: int
     decoding: int
+    accepted: int = 0
 
 
 class Batch:
@@ -79,10 +80,11 @@ class Batch:
         may_run: Callable[[Generation], bool] | None = None,
         *,
         jump: int = 0,
+        drafts: int = 0,
     ) -> Step | None:
         """The next step: every sequence that decodes, with up to `jump` forced tokens of all of them, and up to `chunk` prompt tokens (`divide`).
 
-        With `may_run` the others stay in the batch without work.
+        Those that are new to the worker may have up to `drafts` tokens guessed at once, from now on. With `may_run` the others stay in the batch without work.
         """
         start: list[NewSequence] = []
         shares: list[tuple[Generation, Work]] = []
@@ -95,7 +97,7 @@ class Batch:
             if generation not in budgets:
                 jump -= work.count - 1
             if not generation.entered:
-                start.append(generation.enter())
+                start.append(generation.enter(drafts))
             generation.sent(work)
             shares.append((generation, work))
         if not shares:
@@ -115,7 +117,7 @@ class Batch:
         step = self.in_flight.popleft()
         by_sequence = {result.seq: result for result in message.results}
         settled: list[tuple[Generation, SequenceResult]] = []
-        unheard = 0
+        unheard = accepted = 0
         for generation, work in step.work:
             result = by_sequence.get(work.seq) or SequenceResult(
                 work.seq, error="the worker reported no result"
@@ -125,8 +127,9 @@ class Batch:
                 result = SequenceResult(work.seq, error="the worker sampled no token")
             generation.done(work, result)
             settled.append((generation, result))
-            unheard += max(0, result.ran - work.count)
-        return replace(step, prefill=step.prefill + unheard), settled
+            unheard += max(0, result.ran - work.count - len(result.accepted))
+            accepted += len(result.accepted)
+        return replace(step, prefill=step.prefill + unheard, accepted=accepted), settled
 
 
 def divide(prefilling: list[Generation], budget: int) -> dict[Generation, int]:

@@ -67,6 +67,8 @@ from sgl_actors.errors import (
 
 LEAST_STALL = 1.2
 """Least `stall`: below, a prompt would take for ever."""
+FOLLOW = 512
+"""Tokens that are looked for in the cache behind those of a request, for the worker to guess with."""
 RETRY = 0.1
 """Seconds before the cache is asked again after it gave no answer or took no mail."""
 
@@ -107,7 +109,7 @@ class SchedulerCore:
     def __init__(
         self, options: Options, *, epoch: int = 0, stopwatch: Callable[[], float] = lambda: 0.0
     ) -> None:
-        for name in ("max_batch", "chunk", "queue"):
+        for name in ("max_batch", "chunk", "queue", "speculation_tokens"):
             if getattr(options, name) < 1:
                 raise ConfigError(
                     f"[scheduler] {name}: must be at least 1, is {getattr(options, name)}", param=name
@@ -242,7 +244,14 @@ class SchedulerCore:
     def configuration(self) -> Configuration:
         """What is in force."""
         options = self.options
-        return Configuration(options.policy, options.overtake, options.sharing, options.reuse, options.stall)
+        return Configuration(
+            options.policy,
+            options.overtake,
+            options.sharing,
+            options.reuse,
+            options.stall,
+            options.speculation,
+        )
 
     # -- from the cache -----------------------------------------------------------------------------------
 
@@ -358,7 +367,7 @@ class SchedulerCore:
             return self._lose(self.links.batch_lost(), f"unexpected results of step {message.number}")
         step, results = settled
         self.counters["steps"] += 1
-        self.counters["computed_tokens"] += step.prefill + step.decoding
+        self.counters["computed_tokens"] += step.prefill + step.decoding + step.accepted
         self.step_seconds += message.seconds
         self.budget.learn(message.seconds, decoding=step.decoding, prefill=step.prefill)
         trial = len(self._quarantine)
@@ -420,6 +429,8 @@ class SchedulerCore:
         self.counters["generation_tokens"] += news
         self.counters["forced_tokens"] += len(result.forced) + (result.token_id >= 0 and not result.chosen)
         self.counters["held_back_tokens"] += result.held_back
+        self.counters["drafted_tokens"] += result.drafted
+        self.counters["accepted_tokens"] += len(result.accepted)
         scored = 0 if result.error else len(result.prompt_logprobs)
         known = len(generation.prompt_logprobs) - scored
         if finish is not None:
@@ -541,7 +552,10 @@ class SchedulerCore:
         alone = any(on_trial(generation) for generation in self.batch.running)
         chunk = self.budget.tokens(decoding=self.batch.decoding())
         jump = self.budget.tokens(decoding=self.batch.decoding(free=True))
-        return self.batch.assemble(self.links.epoch, chunk, on_trial if alone else None, jump=jump)
+        drafts = self.options.speculation_tokens if self.options.speculation else 0
+        return self.batch.assemble(
+            self.links.epoch, chunk, on_trial if alone else None, jump=jump, drafts=drafts
+        )
 
     def _next_question(self) -> Grant | Match | None:
         """What to ask the cache, unless a question is out: pages for those who run first, then about those who wait."""
@@ -597,7 +611,8 @@ class SchedulerCore:
             generation.number = self._numbers
             wanted[generation.number] = generation
             expected = self.estimate.expect(generation.generated)
-            wants.append(generation.want(expected, choice.least, reuse=self.options.reuse))
+            follow = FOLLOW if self.options.reuse and self.options.speculation else 0
+            wants.append(generation.want(expected, choice.least, reuse=self.options.reuse, follow=follow))
         self._round = Round(self.links.epoch, wanted, list(eligible), self._releases)
         return Grant(self.links.epoch, wants)
 

@@ -47,6 +47,7 @@ class Generation:
         entered: the worker knows the sequence.
         shared: the prompt was offered to others in this stay.
         spoilt: an error left doubt about its KV.
+        continuation: what followed its tokens in the cache when the stay began.
         before: output tokens that could be reported before the last result.
         decoding: how its output was made.
     """
@@ -77,6 +78,7 @@ class Generation:
     entered: bool = False
     shared: bool = False
     spoilt: bool = False
+    continuation: list[int] = field(default_factory=list)
     before: int = 0
     decoding: Decoding = field(default_factory=Decoding)
     _key: bytes = b""
@@ -187,13 +189,18 @@ class Generation:
         """What to look for in the cache."""
         return Probe(self.key[: TOKEN_BYTES * self.usable], self.namespace)
 
-    def want(self, expected: int, least: int, *, reuse: bool) -> Want:
-        """The lease to ask for, with room for `expected` more output tokens."""
+    def want(self, expected: int, least: int, *, reuse: bool, follow: int = 0) -> Want:
+        """The lease to ask for, with room for `expected` more output tokens; and at most `follow` tokens of what the cache has behind its own."""
         tokens = min(self.reserve, len(self.tokens) + expected) if self.modest else self.reserve
         limit = self.usable if reuse else 0
-        return Want(
-            self.number, self.key[: TOKEN_BYTES * limit], limit, tokens, self.namespace, least, self.priority
-        )
+        follow = min(follow, self.reserve - len(self.tokens) - 1) if self.guessable else 0
+        key = self.key if follow > 0 else self.key[: TOKEN_BYTES * limit]
+        return Want(self.number, key, limit, tokens, self.namespace, least, self.priority, max(0, follow))
+
+    @property
+    def guessable(self) -> bool:
+        """Whether tokens may be guessed: it has more than one to come, and no constraint, whose jumps serve it better."""
+        return self.spec.sampling.constraint is None and self.reserve - len(self.tokens) > 1
 
     @property
     def short(self) -> bool:
@@ -223,6 +230,7 @@ class Generation:
         self.pages = lease.pages
         self.capacity = len(lease.pages) * page_size
         self.planned = self.computed = self.lent = lease.cached
+        self.continuation = lease.continuation
         self.target = len(self.tokens)
         if self.cached < 0:
             self.cached = 0 if self.spec.output else min(lease.cached, self.prompt_length)
@@ -232,13 +240,14 @@ class Generation:
         del self.tokens[len(self.tokens) - self.unscored :]
         self.number = self.planned = self.computed = self.pending = self.target = self.busy = 0
         self.capacity = self.hint = 0
-        self.pages, self.fresh = [], ()
+        self.pages, self.fresh, self.continuation = [], (), []
         self.entered = self.shared = False
 
-    def enter(self) -> NewSequence:
-        """What the worker has to know about it."""
+    def enter(self, drafts: int = 0) -> NewSequence:
+        """What the worker has to know about it, which may draft that many tokens at once."""
         self.entered = True
         logprobs = msgspec.structs.replace(self.spec.logprobs, prompt_start=self._prompt_start)
+        continuation, self.continuation = self.continuation, []
         return NewSequence(
             self.number,
             self.tokens[:],
@@ -247,6 +256,9 @@ class Generation:
             self.pages,
             self.spec.sampling,
             logprobs,
+            self.reserve,
+            drafts if self.guessable else 0,
+            continuation,
         )
 
     def next_work(self, budget: int, jump: int = 0) -> Work | None:
@@ -300,20 +312,25 @@ class Generation:
             self._take(result)
 
     def _take(self, result: SequenceResult) -> None:
-        """Append a sampled token, and what was forced by it as far as the output may go on."""
+        """Append what was sampled, and what was forced by it, as far as the output may go on."""
         first = len(self.tokens)
-        for token in (result.token_id, *result.forced):
+        for token in (result.token_id, *result.accepted, *result.forced):
             self.tokens.append(token)
             if self.ended:
                 break
+        count, known = len(self.tokens) - first, self.decoding
         if self.spec.logprobs.output:
             self.logprobs.append(result.logprob or TokenLogprob(result.token_id, None))
-        count, known = len(self.tokens) - first, self.decoding
+            self.logprobs += result.accepted_logprobs[: count - 1]
+        accepted = min(count - 1, len(result.accepted))
+        sampled = accepted + result.chosen
         self.decoding = Decoding(
             known.steps + 1,
-            known.sampled + result.chosen,
-            known.forced + count - result.chosen,
+            known.sampled + sampled,
+            known.forced + count - sampled,
             known.held_back + result.held_back,
+            known.drafted + result.drafted,
+            known.accepted + accepted,
         )
 
     def conclusion(self) -> Finish | None:

@@ -26,6 +26,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         stall: a step with prompt tokens takes about that many times as long as one without, while others are generating; 0: whatever `chunk` takes.
         queue: most requests waiting; more are refused with `overloaded`.
         timeout: seconds a request may take when it states no deadline itself.
+        speculation: let the worker guess tokens from the text so far and from what followed it before, and check several in one pass,
+            where that is faster. Outputs are the same.
+        speculation_tokens: most tokens guessed for a sequence in a pass.
     """
 
     policy: Literal["lpm", "dfs-weight", "fcfs", "hrrn"] = "lpm"
@@ -38,6 +41,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stall: float = 3.2
     queue: int = 1024
     timeout: float = 600.0
+    speculation: bool = True
+    speculation_tokens: int = 16
 
 
 class Sequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -104,12 +109,16 @@ class Decoding(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
         sampled: tokens that the model chose.
         forced: tokens that a constraint left no choice about.
         held_back: tokens of forced text that were left to the model, as they might have been joined with what followed.
+        drafted: tokens that were guessed and run.
+        accepted: those of them that turned out to be the model's choice, and are among `sampled`.
     """
 
     steps: int = 0
     sampled: int = 0
     forced: int = 0
     held_back: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Update(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -183,6 +192,7 @@ class Configure(Message):
     sharing: bool | None = None
     reuse: bool | None = None
     stall: float | None = None
+    speculation: bool | None = None
 
 
 class Configuration(Message):
@@ -193,6 +203,7 @@ class Configuration(Message):
     sharing: bool
     reuse: bool
     stall: float
+    speculation: bool = True
 
 
 class Drain(Message):

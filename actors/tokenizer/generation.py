@@ -157,11 +157,14 @@ class Generation:
             self._text.append(text)
 
     def _leave_out(self, count: int) -> None:
-        """That many tokens behind the stop are no part of the output: a jump's, and the model's only where updates came together."""
+        """That many tokens behind the stop are no part of the output: a jump's, accepted drafts, and others of the model only where updates came together."""
         known = self._decoding
         forced = min(count, known.forced)
         self._decoding = msgspec.structs.replace(
-            known, forced=known.forced - forced, sampled=known.sampled - (count - forced)
+            known,
+            forced=known.forced - forced,
+            sampled=known.sampled - (count - forced),
+            accepted=max(0, known.accepted - (count - forced)),
         )
 
     @property

@@ -1,6 +1,6 @@
 """The worker: owns the weights, the KV pool and the batch of one device.
 
-In: `Describe` (call), `Prepare` (call from the grammar actor), `Step` and `Reset` (casts from the scheduler). Out: `StepDone`, `NeedFull` and
+In: `Describe` and `Profile` (calls), `Prepare` (call from the grammar actor), `Step` and `Reset` (casts from the scheduler). Out: `StepDone`, `NeedFull` and
 `ResetDone`, cast to whoever sent the message they answer, on the control lane: answers of all kinds arrive in the order of what they answer.
 For its first constraint it asks the tokenizer for the vocabulary (`DescribeVocabulary`), and for one that only its predecessor was told the grammar
 actor (`Compile`).
@@ -33,11 +33,13 @@ from sgl_actors.actors.worker.messages import (
     Options,
     Prepare,
     Prepared,
+    Profile,
     Reset,
     ResetDone,
     Step,
 )
-from sgl_actors.errors import InvalidRequest, SglActorsError
+from sgl_actors.actors.worker.threads import give_way
+from sgl_actors.errors import InvalidRequest, Overloaded, SglActorsError
 from sgl_actors.lang.constraints.constraint import Constraint
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class _Job:
 
     message: Step | Reset
     sender: Address
+    received: float = 0.0
 
 
 class WorkerActor(Actor):
@@ -110,13 +113,15 @@ class WorkerActor(Actor):
         """See the module."""
         match message:
             case Step():
-                await self._jobs.put(_Job(message, request.sender))
+                await self._jobs.put(_Job(message, request.sender, self.ctx.now()))
             case Reset():
                 self._resets += 1
                 await self._jobs.put(_Job(message, request.sender))
             case Describe():
                 assert self._info is not None
                 return self._info
+            case Profile():
+                self.ctx.task(self._profile(message, request), name="profile")
             case Prepare():
                 self.ctx.task(self._prepare(message, request), name="prepare")
             case _:
@@ -137,6 +142,8 @@ class WorkerActor(Actor):
             "forward_tokens_total": float(counters.tokens),
             "prefill_tokens_total": float(counters.prefill_tokens),
             "sampled_tokens_total": float(counters.sampled),
+            "drafted_tokens_total": float(counters.drafted),
+            "accepted_tokens_total": float(counters.accepted),
             "failed_sequences_total": float(counters.failed),
             "forward_seconds_total": counters.seconds,
             "sequences": float(len(self._runner.batch.sequences)),
@@ -154,6 +161,7 @@ class WorkerActor(Actor):
                 self.ctx.cast(job.sender, ResetDone(job.message.epoch), control=True)
             elif not self._resets:
                 await self._step(runner, job.message, job.sender)
+                runner.profiler.delivered(job.message.number, job.received, self.ctx.now())
 
     async def _step(self, runner: ModelRunner, step: Step, sender: Address) -> None:
         until = self.ctx.now() + PATIENCE
@@ -170,6 +178,19 @@ class WorkerActor(Actor):
             if result.error:
                 self.log.warning("sequence failed", seq=result.seq, why=result.error)
         self.ctx.cast(sender, done, control=True)
+
+    async def _profile(self, message: Profile, request: Request) -> None:
+        """Begin and end between two steps, in their thread."""
+        runner, loop = self._runner, asyncio.get_running_loop()
+        assert runner is not None
+        assert self._info is not None
+        threads = self._info.threads
+        try:
+            await loop.run_in_executor(self._thread, lambda: runner.begin_profile(slices=message.slices))
+            await asyncio.sleep(message.seconds)
+            request.reply(await loop.run_in_executor(self._thread, runner.end_profile, threads))
+        except Overloaded as error:
+            request.fail(error)
 
     async def _prepare(self, message: Prepare, request: Request) -> None:
         """Load a constraint; whatever goes wrong with it, the worker lives on."""
@@ -244,11 +265,12 @@ class _ProgressLog:
 
 
 def _load(model: Options, cache: CacheOptions, progress: _ProgressLog) -> tuple[ModelRunner, ModelInfo]:
-    """Import torch and load the model.
+    """Import torch and load the model, in the thread that will compute.
 
     OpenMP's threads are told to spin only briefly while they wait for each other, which has to be said before torch is imported. With
     its default a step takes twenty times as long as soon as other processes want the cores (docs/design/0003).
     """
+    give_way(model.nice)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from sgl_actors.actors.worker.device import load_runner
 

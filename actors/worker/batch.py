@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sgl_actors.actors.worker.drafts import Acceptance, Drafter
 from sgl_actors.actors.worker.messages import JUMP, Logprobs, NewSequence, Sampling, Step, Work
 from sgl_actors.actors.worker.sample_row import Forbidden, SampleRow
 from sgl_actors.lang.constraints.forced import CONTEXT
@@ -47,11 +48,13 @@ class Written:
         tokens: at least one, but for a result without any.
         held_back: tokens of forced text behind them that may still change.
         chosen: the first is the model's choice; the others, and otherwise all, leave it none.
+        accepted: how many of them were right drafts: these have KV already, and all tokens are the model's choice.
     """
 
     tokens: tuple[int, ...]
     held_back: int = 0
     chosen: bool = True
+    accepted: int = 0
 
 
 @dataclass
@@ -68,6 +71,11 @@ class HeldSequence:
         grammar: where the output stands under its constraint, `written` included, from the first sample on.
         written: output that is known and has not been appended yet.
         scored: how many leading tokens have had their log probability reported, or will not have it.
+        most: tokens it may come to hold.
+        drafts: most drafts of one pass.
+        continuation: what followed its tokens another time.
+        drafter: guesses what comes next, from the first sample on.
+        acceptance: how often that was right.
     """
 
     seq: int
@@ -84,6 +92,11 @@ class HeldSequence:
     grammar: Grammar | None = None
     written: Written | None = None
     scored: int = 0
+    most: int = 0
+    drafts: int = 0
+    continuation: Sequence[int] = ()
+    drafter: Drafter | None = None
+    acceptance: Acceptance | None = None
 
     @property
     def counts_tokens(self) -> bool:
@@ -114,7 +127,9 @@ class HeldSequence:
         self.written = Written(rest, chosen=False) if rest else None
         self.token_ids += tokens
         self.note(tokens, output=True)
-        return Written(tokens, written.held_back, written.chosen)
+        if self.drafter is not None:
+            self.drafter.append(tokens)
+        return Written(tokens, written.held_back, written.chosen, written.accepted)
 
     def output_tail(self) -> list[int]:
         """The last output tokens, enough to encode what follows."""
@@ -127,26 +142,50 @@ class HeldSequence:
             if output:
                 self.output_counts.update(tokens)
 
-    def sample_row(self, forbidden: Forbidden | None = None) -> SampleRow:
-        """What the sampler needs to choose the next token, `forbidden` being what the constraint leaves out."""
+    def sample_row(self, forbidden: Forbidden | None = None, drafts: Sequence[int] = ()) -> SampleRow:
+        """What the sampler needs to choose the next token, `forbidden` being what the constraint leaves out; or the one after `drafts`, if these come next."""
+        position = len(self.token_ids) + len(drafts)
+        counts, seen = self.output_counts, self.seen
+        if drafts and self.counts_tokens:
+            counts, seen = counts + Counter(drafts), seen | dict.fromkeys(drafts)
         return SampleRow(
             sampling=self.sampling,
-            position=len(self.token_ids),
-            output_length=len(self.token_ids) - self.prompt_length,
-            output_counts=self.output_counts,
-            seen=tuple(self.seen),
+            position=position,
+            output_length=position - self.prompt_length,
+            output_counts=counts,
+            seen=tuple(seen),
             forbidden=forbidden,
         )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One sequence's share of a forward pass: tokens `start` to `stop`, and whether to sample after the last one."""
+    """One sequence's share of a forward pass: tokens `start` to `stop`, and whether to sample after the last one; with `drafts` behind them, after each of these too."""
 
     sequence: HeldSequence
     start: int
     stop: int
     sample: bool
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Tokens that are run."""
+        return self.stop - self.start + len(self.drafts)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Which they are."""
+        return [*self.sequence.token_ids[self.start : self.stop], *self.drafts]
+
+    def right(self, tokens: Sequence[int]) -> Written:
+        """What is written when `tokens` were sampled after `stop` and after each draft, -1 where that was not possible: up to the first that differs from its draft, or an end token."""
+        count, ends = 0, self.sequence.sampling.end_ids
+        for token, draft, after in zip(tokens, self.drafts, tokens[1:], strict=False):
+            if token != draft or token in ends or after < 0:
+                break
+            count += 1
+        return Written(tuple(tokens[: count + 1]), accepted=count)
 
     def prompt_targets(self) -> range:
         """Positions of the prompt tokens whose log probability this run reports.
@@ -230,14 +269,25 @@ class Batch:
     def finish(self, run: Run, written: Written | None) -> Written | None:
         """Record that `run` was computed and what is written after it; returns how much of it now, at most `JUMP` tokens behind the first."""
         sequence = run.sequence
-        sequence.computed = run.stop
+        sequence.computed = run.stop + (0 if written is None else written.accepted)
         targets = run.forced_targets()
         if targets:
             sequence.scored = targets.stop
         if written is None:
             return None
-        sequence.scored = len(sequence.token_ids) + 1
-        return sequence.write(written, JUMP if sequence.sampling.jump_forward else 0)
+        sequence.scored = len(sequence.token_ids) + 1 + written.accepted
+        return sequence.write(written, JUMP if sequence.sampling.jump_forward else written.accepted)
+
+    def room_for_drafts(self, run: Run) -> int:
+        """How many drafts may be run behind it: the sequence may hold them and a token more, and its pages have a place for one more token.
+
+        The sender of steps may be one step ahead, with one token in it and not knowing of drafts. Under a constraint there are none.
+        """
+        held = run.sequence
+        if held.sampling.constraint is not None:
+            return 0
+        room = min(held.most, len(held.slots)) - run.stop - 1
+        return max(0, min(held.drafts, room, self.limits.context - run.stop))
 
     def drop(self, seq: int) -> None:
         """Forget a sequence that failed."""
@@ -259,11 +309,13 @@ class Batch:
                 f"but {new.cached} tokens are cached"
             )
         self._check_tokens("token", new.token_ids)
+        self._check_tokens("token of the continuation", new.continuation)
         self._check_tokens("end token", new.sampling.end_ids)
         self._check_tokens("biased token", [token for token, _ in new.sampling.logit_bias])
         held = HeldSequence(
             new.seq, list(new.token_ids), new.prompt_length, new.cached, new.sampling, new.logprobs
         )
+        held.most, held.drafts, held.continuation = new.most, min(new.drafts, JUMP), new.continuation
         held.scored = len(new.token_ids)
         self._extend(held, new.pages)
         if len(held.slots) < new.cached:

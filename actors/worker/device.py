@@ -1,4 +1,4 @@
-"""From options to a runner: device, dtype, threads, context and the size of the KV pool are settled here."""
+"""From options to a runner: device, kernels, dtypes, threads, context and the size of the KV pool are settled here."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from pathlib import Path
 import torch
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
-from sgl_actors.actors.worker.checkpoint import Progress, load_model
+from sgl_actors.actors.worker.checkpoint import Progress, load_model, load_native_model
 from sgl_actors.actors.worker.messages import ModelInfo, Options
 from sgl_actors.actors.worker.model.config import ModelConfig
 from sgl_actors.actors.worker.model.kv_pool import KvPool
+from sgl_actors.actors.worker.model.language_model import LanguageModel
 from sgl_actors.actors.worker.runner import ModelRunner
 from sgl_actors.errors import ConfigError
+from sgl_actors.kernels.cpu import native
 
+COMPUTES = ("auto", "fp32", "int8", "int4")
+"""What `compute` may be; "auto" leaves every weight as the file keeps it, as far as the native kernels take it."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,10 +32,19 @@ def load_runner(
         ConfigError: a dtype, device, context or pool size that cannot be.
     """
     device = choose_device(model.device)
-    dtype = choose_dtype(model.dtype, device)
     threads = model.threads or count_cores()
-    torch.set_num_threads(threads)
-    loaded = load_model(model.path, dtype=dtype, device=device, threads=threads, progress=progress)
+    compute = choose_compute(model, device)
+    loaded: LanguageModel
+    if compute is None:
+        dtype = choose_dtype(model.dtype, device)
+        torch.set_num_threads(threads)
+        loaded = load_model(model.path, dtype=dtype, device=device, threads=threads, progress=progress)
+    else:
+        dtype = choose_kv(model.kv)
+        torch.set_num_threads(1)
+        loaded = load_native_model(
+            model.path, compute=compute, kv_dtype=dtype, threads=threads, progress=progress
+        )
     config = loaded.config
     context = choose_context(model.context, config)
     pages = count_pages(cache, config, dtype)
@@ -57,6 +70,8 @@ def load_runner(
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         threads=threads,
+        compute=loaded.compute,
+        deterministic=compute is not None,
     )
     return ModelRunner(loaded, pool, context=context), info
 
@@ -81,6 +96,39 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"[model] device: {name!r}, but torch sees no GPU here")
     return device
+
+
+def choose_compute(model: Options, device: torch.device) -> str | None:
+    """One of `COMPUTES` for the native kernels; None where torch's own serve: on a GPU, without the library, or when another dtype is asked for.
+
+    Raises:
+        ConfigError: what is asked for is not to be had here.
+    """
+    if model.compute not in COMPUTES:
+        raise ConfigError(f"[model] compute: {model.compute!r}, expected {', '.join(COMPUTES)}")
+    wanted, missing = model.compute, ""
+    if device.type != "cpu":
+        missing = "for CPUs alone"
+    elif native.library() is None:
+        missing = "for the native kernels, which are not built: reinstall where a C++20 compiler is at hand"
+    elif wanted == "auto" and model.dtype not in ("auto", "float32"):
+        missing = f"for fp32 and quantised weights, not for dtype {model.dtype!r}"
+    if not missing:
+        return "fp32" if wanted == "auto" and model.dtype == "float32" else wanted
+    if wanted in ("int8", "int4"):
+        raise ConfigError(f"[model] compute: {wanted!r} is {missing}")
+    if model.deterministic:
+        raise ConfigError(f"[model] deterministic: is {missing}")
+    return None
+
+
+def choose_kv(name: str) -> torch.dtype:
+    """The named type of keys and values for the native kernels."""
+    if name == "auto":
+        return torch.float32
+    if name not in ("float32", "float16"):
+        raise ConfigError(f"[model] kv: {name!r}, expected auto, float32, float16")
+    return DTYPES[name]
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -1,13 +1,14 @@
 """A worker without a model: every next token is a hash of all tokens before it. For tests of everything but the model.
 
-In and out as the real worker: `Describe` (call), `Step` and `Reset` (casts); `StepDone`, `NeedFull`, `ResetDone` on the control
+In and out as the real worker: `Describe` and `Profile` (calls; a profile of steps without parts), `Step` and `Reset` (casts); `StepDone`, `NeedFull`, `ResetDone` on the control
 lane. It owns a KV pool of made-up values: the slot of a token holds the hash of the prefix that ends with it. The next hash is
 made from the slot of the token before, so a page that holds something else shows in the output. A crash forgets them.
 
 ``[fake]`` of the configuration: ``delay`` seconds per step (default 0), ``context`` (8192), ``vocabulary`` (49152), ``poison``: a
 token id that crashes the worker when it is computed as part of a prompt (-1: none).
 
-A constraint changes no output: under one, some tokens count as forced by those before them, and are appended together with them.
+A constraint changes no output: under one, some tokens count as forced by those before them, and are appended together with them. Without one, and with
+``drafts`` (false), made-up drafts are run beside, some of them right.
 """
 
 from __future__ import annotations
@@ -33,12 +34,15 @@ from sgl_actors.actors.worker.messages import (
     Options,
     Prepare,
     Prepared,
+    Profile,
+    Profiled,
     Reset,
     ResetDone,
     Sampling,
     SequenceResult,
     Step,
     StepDone,
+    StepTime,
     TokenLogprob,
     Work,
 )
@@ -56,6 +60,7 @@ class FakeOptions(msgspec.Struct, frozen=True):
     context: int = 8192
     vocabulary: int = 49152
     poison: int = -1
+    drafts: bool = False
 
 
 class Poisoned(Exception):
@@ -84,6 +89,11 @@ def next_token(state: int, sampling: Sampling, generated: int, vocabulary: int) 
 def forces(state: int) -> int:
     """How many tokens are forced after a token that made the prefix with hash `state`, under a constraint."""
     return (0, 0, 1, 0, 7, 2, 0, 23)[state % 8]
+
+
+def drafts(state: int) -> tuple[int, int]:
+    """How many drafts are run behind a prefix with hash `state`, and how many of them are right at most."""
+    return state // 8 % 9, state // 72 % 7
 
 
 def score(state: int, token_id: int, top: int, vocabulary: int) -> TokenLogprob:
@@ -122,9 +132,10 @@ class _Held:
 class FakeModel:
     """The fake worker without its mailbox: steps in, results out."""
 
-    def __init__(self, info: ModelInfo, *, poison: int = -1) -> None:
+    def __init__(self, info: ModelInfo, *, poison: int = -1, drafting: bool = False) -> None:
         self.info = info
         self.poison = poison
+        self.drafting = drafting
         self.epoch = 0
         self.number = 0
         self.pool: dict[int, int] = {}
@@ -205,8 +216,17 @@ class FakeModel:
         wanted = score(states[-1], token, new.logprobs.top, vocabulary) if new.logprobs.output else None
         held.scored = len(held.tokens)
         if sampling.constraint is None or not sampling.jump_forward:
+            accepted, drafted, more = self._draft(held, states[-1])
             return SequenceResult(
-                work.seq, token, ran=ran, logprob=wanted, forced_logprobs=late, prompt_logprobs=scores
+                work.seq,
+                token,
+                accepted=accepted,
+                drafted=drafted,
+                ran=ran + len(accepted),
+                logprob=wanted,
+                accepted_logprobs=more,
+                forced_logprobs=late,
+                prompt_logprobs=scores,
             )
         state = extend(states[-1], token)
         forced: list[int] = []
@@ -222,6 +242,28 @@ class FakeModel:
             forced_logprobs=late,
             prompt_logprobs=scores,
         )
+
+    def _draft(self, held: _Held, state: int) -> tuple[tuple[int, ...], int, tuple[TokenLogprob, ...]]:
+        """Run drafts behind the last token but one: what was accepted, how many there were, and log probabilities. The wrong ones stay in the pool."""
+        new, stop = held.new, held.computed
+        if not self.drafting or new.sampling.constraint is not None:
+            return (), 0, ()
+        many, right = drafts(state)
+        room = min(new.most, len(held.pages) * self.info.page_size) - stop - 1
+        count = max(0, min(new.drafts, many, room))
+        accepted: list[int] = []
+        scores: list[TokenLogprob] = []
+        while len(accepted) < min(count, right) and held.tokens[-1] not in new.sampling.end_ids:
+            state = extend(state, held.tokens[-1])
+            self.pool[self._slot(held.pages, held.computed)] = state
+            held.computed += 1
+            accepted.append(self._write(held, state))
+            if new.logprobs.output:
+                scores.append(score(state, accepted[-1], new.logprobs.top, self.info.vocabulary))
+        for place in range(held.computed, stop + count):
+            self.pool[self._slot(held.pages, place)] = ~state
+        held.scored = len(held.tokens)
+        return tuple(accepted), count, tuple(scores)
 
     def _write(self, held: _Held, state: int) -> int:
         """Append the next token."""
@@ -287,26 +329,59 @@ class FakeWorker(Actor):
         super().__init__(context)
         options = msgspec.convert(context.config.get("fake", {}), FakeOptions)
         self.delay = options.delay
-        self.model = FakeModel(describe(context.config), poison=options.poison)
+        self.model = FakeModel(describe(context.config), poison=options.poison, drafting=options.drafts)
         self.steps = 0
+        self.noted: list[StepTime] | None = None
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """See the module."""
         match message:
             case Step():
+                began = self.ctx.now()
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 self.steps += 1
-                self.ctx.cast(request.sender, self.model.step(message), control=True)
+                answer = self.model.step(message)
+                ended = self.ctx.now()
+                self.ctx.cast(request.sender, answer, control=True)
+                self._note(message, began, ended)
             case Reset():
                 self.ctx.cast(request.sender, self.model.reset(message.epoch), control=True)
             case Describe():
                 return self.model.info
             case Prepare():
                 return Prepared()
+            case Profile():
+                self.ctx.task(self._profile(message.seconds, request), name="profile")
             case _:
                 return await super().receive(message, request)
         return None
+
+    async def _profile(self, seconds: float, request: Request) -> None:
+        self.noted, began = [], self.ctx.now()
+        await asyncio.sleep(seconds)
+        noted, self.noted = self.noted, None
+        request.reply(Profiled(began, self.ctx.now(), 1, noted, [], []))
+
+    def _note(self, step: Step, began: float, ended: float) -> None:
+        """What a profile says of a step; without times of arrival, as nothing waits here."""
+        if self.noted is None:
+            return
+        fresh = {new.seq for new in step.start}
+        self.noted.append(
+            StepTime(
+                step.number,
+                began,
+                began,
+                ended,
+                self.ctx.now(),
+                tokens=sum(work.count for work in step.work),
+                sequences=len(step.work),
+                sampled=sum(work.sample for work in step.work),
+                started=tuple(len(new.token_ids) for new in step.start),
+                goes_on=any(work.seq not in fresh for work in step.work),
+            )
+        )
 
     def statistics(self) -> dict[str, float]:
         """Steps run."""

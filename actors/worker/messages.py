@@ -21,17 +21,26 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         path: a .gguf file, a Hugging Face folder with safetensors, or a name known to `sgl-actors models`.
         served_name: name that requests use; by default made from the path.
-        dtype: compute type: "auto" (fp32 on a CPU, bf16 on a GPU), "float32", "bfloat16", "float16".
+        compute: how a CPU keeps and multiplies weights: "auto" (4-bit codes as the file has them, int8 for what it keeps in 16 or 32 bits), "fp32" (exact),
+            "int8", "int4" (lossy for what the file keeps in more). Other than fp32 needs the native kernels.
+        kv: how a CPU keeps keys and values: "auto" (float32), "float32", "float16".
+        deterministic: refuse to start where a sequence's output could depend on what runs beside it; the native kernels never let it.
+        dtype: compute type without the native kernels: "auto" (fp32 on a CPU, bf16 on a GPU), "float32", "bfloat16", "float16".
         device: "auto", "cpu", "cuda", "cuda:1".
         threads: compute threads; 0 for one per core.
+        nice: by how much the compute threads give way to everybody else on their cores, 0 to 19 (Linux).
         context: most tokens per sequence; 0 for what the checkpoint states.
     """
 
     path: str = "smollm2"
     served_name: str = ""
+    compute: str = "auto"
+    kv: str = "auto"
+    deterministic: bool = False
     dtype: str = "auto"
     device: str = "auto"
     threads: int = 0
+    nice: int = 5
     context: int = 0
 
 
@@ -110,9 +119,11 @@ class ModelInfo(Message):
         pages: size of the KV pool in pages.
         page_size: tokens per page.
         bytes_per_token: KV bytes of one token.
-        dtype: compute type, such as "float32".
+        dtype: of keys and values, such as "float32".
         device: such as "cpu".
         threads: compute threads.
+        compute: how weights are kept and multiplied: "fp32", "int8", "int4" (whatever the file has, with "auto"), or the dtype without native kernels.
+        deterministic: a sequence's output does not depend on what runs beside it, on chunks, or on what was cached.
     """
 
     served_name: str
@@ -127,6 +138,8 @@ class ModelInfo(Message):
     dtype: str
     device: str
     threads: int
+    compute: str = ""
+    deterministic: bool = False
 
 
 class NewSequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -138,6 +151,9 @@ class NewSequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
         prompt_length: how many of them are prompt.
         cached: how many leading tokens have their KV in `pages` already; less than len(token_ids).
         pages: pages in order; token i lives in pages[i // page_size], slot i % page_size.
+        most: tokens it may come to hold; nothing is drafted beyond them.
+        drafts: most tokens that may be drafted for it in one pass; 0 for none.
+        continuation: what followed `token_ids` another time, if that is known: something to draft from.
     """
 
     seq: int
@@ -147,6 +163,9 @@ class NewSequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     pages: list[int]
     sampling: Sampling
     logprobs: Logprobs = Logprobs()
+    most: int = 0
+    drafts: int = 0
+    continuation: list[int] = []
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -155,7 +174,7 @@ class Work(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     Attributes:
         seq: the sequence.
         count: how many of its next tokens without KV are run (a prefill chunk; when decoding 1 and those that were forced). With `sample`, forced
-            tokens that the sender had not heard of are run too, as far as the pages reach.
+            tokens that the sender had not heard of are run too, as far as the pages reach; or drafts, so that the pages still have a place for one more token.
         pages: pages appended to the sequence before running.
         sample: sample a token after the last one run and append it to the sequence; only legal when
             no known token is left without KV.
@@ -217,8 +236,11 @@ class SequenceResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults
         forced: tokens after it that the constraint left no choice about; they have no KV yet.
         chosen: `token_id` is the model's choice, not forced like those after it.
         held_back: tokens of forced text that were left out of `forced`, as they may still be joined with what follows.
-        ran: tokens that were run; 0 for as many as the work says.
+        accepted: tokens sampled after `token_id` in the same pass, one for each draft that turned out right; all sampled tokens but the last have KV.
+        drafted: drafts that were run.
+        ran: tokens that were run and are right; 0 for as many as the work says.
         logprob: of the sampled token, if asked for.
+        accepted_logprobs: of `accepted`, if asked for.
         forced_logprobs: of tokens that an earlier result had as `forced` and this step has run, if asked for.
         prompt_logprobs: of the prompt tokens from max(prompt_start, first token of this chunk) on, in order over the steps;
             the chunks of a prefill put together give exactly prompt[prompt_start:].
@@ -231,8 +253,11 @@ class SequenceResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults
     forced: tuple[int, ...] = ()
     held_back: int = 0
     chosen: bool = True
+    accepted: tuple[int, ...] = ()
+    drafted: int = 0
     ran: int = 0
     logprob: TokenLogprob | None = None
+    accepted_logprobs: tuple[TokenLogprob, ...] = ()
     forced_logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str = ""
@@ -264,3 +289,86 @@ class ResetDone(Message):
     """No earlier step touches a page from here on."""
 
     epoch: int
+
+
+class Profile(Message):
+    """Call, answered by `Profiled` after `seconds`: note where the time of every step goes.
+
+    Attributes:
+        seconds: how long.
+        slices: keep every single operation, too.
+    """
+
+    seconds: float
+    slices: bool = False
+
+
+class StepTime(msgspec.Struct, frozen=True, array_like=True):
+    """One step; times are monotonic seconds, the same clock in all processes of a machine.
+
+    Attributes:
+        received: when the `Step` came.
+        began: when its thread took it.
+        ended: when its results were there.
+        sent: when `StepDone` was on its way.
+        tokens: run through the model.
+        sequences: that were run.
+        sampled: that were to get a token.
+        started: tokens known of each sequence that entered the batch with it.
+        first: prompt tokens of each sequence whose first output token it sampled.
+        goes_on: it ran a sequence that was in the batch before.
+    """
+
+    number: int
+    received: float
+    began: float
+    ended: float
+    sent: float
+    tokens: int
+    sequences: int
+    sampled: int
+    started: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
+    goes_on: bool = True
+
+
+class PartTime(msgspec.Struct, frozen=True, array_like=True):
+    """What one part of the steps took: a kind of operation, or what Python does between them ("batch", "sampling", "grammar").
+
+    Attributes:
+        seconds: of the thread that runs the steps.
+        calls: how often.
+        bytes: of weights or keys and values that it had to read; 0 where that is not known.
+        operations: multiplications and additions; 0 where that is not known.
+    """
+
+    part: str
+    seconds: float
+    calls: int
+    bytes: float = 0.0
+    operations: float = 0.0
+
+
+class Slice(msgspec.Struct, frozen=True, array_like=True):
+    """One operation: when it began, and how many seconds it took."""
+
+    part: str
+    began: float
+    seconds: float
+
+
+class Profiled(Message):
+    """What the worker did from `began` to `ended`, which lie between two steps.
+
+    Attributes:
+        steps: in order, all within.
+        parts: of all of them; what is missing to the steps' time is neither.
+        slices: in order of their end, if asked for, up to a bound.
+    """
+
+    began: float
+    ended: float
+    threads: int
+    steps: list[StepTime]
+    parts: list[PartTime]
+    slices: list[Slice]

@@ -10,19 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
 import torch
 
-from sgl_actors.actors.worker.batch import Batch, HeldSequence, Limits, Run, Written
+from sgl_actors.actors.worker.batch import Batch, Limits, Run, Written
 from sgl_actors.actors.worker.grammars import Grammars, Next
 from sgl_actors.actors.worker.log_probabilities import log_probabilities
-from sgl_actors.actors.worker.messages import SequenceResult, Step, StepDone, TokenLogprob
-from sgl_actors.actors.worker.model.causal_lm import HEAD_ROWS, CausalLM, ForwardBatch
+from sgl_actors.actors.worker.messages import Profiled, SequenceResult, Step, StepDone, TokenLogprob
+from sgl_actors.actors.worker.model.causal_lm import HEAD_ROWS, ForwardBatch
 from sgl_actors.actors.worker.model.kv_pool import KvPool
+from sgl_actors.actors.worker.model.language_model import LanguageModel
+from sgl_actors.actors.worker.profile import REST, Profiler
 from sgl_actors.actors.worker.sample_row import SampleRow
 from sgl_actors.actors.worker.sampler import sample
+from sgl_actors.actors.worker.speculation import Speculation
 from sgl_actors.errors import SglActorsError
 from sgl_actors.kernels.attention import AttentionRow
 
@@ -32,12 +36,14 @@ NO_DISTRIBUTION = "the model's logits are not finite: no token can be sampled"
 
 @dataclass
 class Counters:
-    """What a runner did since it was made; `tokens` were run through the model, `prefill_tokens` of them were prompt."""
+    """What a runner did since it was made; `tokens` were run through the model, `prefill_tokens` of them were prompt and `drafted` drafts, `accepted` of these right."""
 
     steps: int = 0
     tokens: int = 0
     prefill_tokens: int = 0
     sampled: int = 0
+    drafted: int = 0
+    accepted: int = 0
     failed: int = 0
     seconds: float = 0.0
 
@@ -47,7 +53,7 @@ class _Outcome:
     """What came of one run."""
 
     written: Written | None = None
-    logprob: TokenLogprob | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     forced: list[TokenLogprob] = field(default_factory=list)
     prompt: list[TokenLogprob] = field(default_factory=list)
     error: str = ""
@@ -66,15 +72,33 @@ class ModelRunner:
     """
 
     def __init__(
-        self, model: CausalLM, pool: KvPool, *, context: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        model: LanguageModel,
+        pool: KvPool,
+        *,
+        context: int,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
         self.pool = pool
         self.batch = Batch(Limits(model.config.vocabulary, context, pool.pages, pool.page_size))
         self.grammars = Grammars(model.config.vocabulary)
+        self.speculation = Speculation(self.batch)
         self.counters = Counters()
+        self.profiler = Profiler()
         self._clock = clock
-        self._device = model.weights.embedding.device
+        self._ended = 0.0
+        self._device = model.device
+
+    def begin_profile(self, *, slices: bool) -> None:
+        """Note from here on where time goes; `Overloaded` if that is being done already. In the thread of the steps."""
+        self.model = self.profiler.start(self.model, slices=slices)
+
+    def end_profile(self, threads: int) -> Profiled:
+        """What was noted since `begin_profile`."""
+        token_bytes = self.model.config.kv_bytes(self.pool.data.itemsize)
+        profiled, self.model = self.profiler.finish(threads, token_bytes)
+        return profiled
 
     def reset(self, epoch: int) -> None:
         """Forget all sequences and begin `epoch`."""
@@ -86,20 +110,30 @@ class ModelRunner:
         Raises:
             StaleBatchError: the step is not the next one of this batch's epoch; nothing was done.
         """
+        watch = self.profiler.stopwatch
+        taken = watch.mark()
         plan = self.batch.apply(step)
         for new in step.start:
             if (held := self.batch.sequences.get(new.seq)) is not None:
                 self.grammars.hold(held)
         started = self._clock()
+        watch.lap("batch")
+        runs = self.speculation.draft(plan.runs)
+        watch.lap("draft")
         with torch.inference_mode():
-            outcomes = self._run_all(plan.runs)
-        seconds = self._clock() - started
+            outcomes = self._run_all(runs)
+        ended = self._clock()
+        seconds = ended - started
+        self.speculation.passed(seconds, started - self._ended)
+        self._ended = ended
         results = {seq: SequenceResult(seq, error=error) for seq, error in plan.errors.items()}
-        for run, outcome in zip(plan.runs, outcomes, strict=True):
+        for run, outcome in zip(runs, outcomes, strict=True):
             results[run.sequence.seq] = self._record(run, outcome)
-        self._count(plan.runs, seconds)
+        self._count(runs, seconds)
         self.counters.failed += sum(bool(result.error) for result in results.values())
         order = dict.fromkeys([work.seq for work in step.work] + list(plan.errors))
+        watch.lap("batch")
+        self.profiler.step(step, runs, taken)
         return StepDone(step.epoch, step.number, [results[seq] for seq in order], seconds)
 
     def _run_all(self, runs: list[Run]) -> list[_Outcome]:
@@ -115,22 +149,28 @@ class ModelRunner:
         return self._run_all(runs[:middle]) + self._run_all(runs[middle:])
 
     def _run_pass(self, runs: list[Run]) -> list[_Outcome]:
+        watch = self.profiler.stopwatch
         filling = self.grammars.fill([run.sequence for run in runs if run.sample])
-        hidden = self.model.forward(self._assemble(runs), self.pool)
-        ends = np.cumsum([run.stop - run.start for run in runs])
+        batch = self._assemble(runs)
+        watch.lap("batch")
+        hidden = self.model.forward(batch, self.pool)
+        watch.lap(REST)
+        starts = np.cumsum([0] + [run.count for run in runs])
         outcomes = [_Outcome() for _ in runs]
-        for run, outcome, end in zip(runs, outcomes, ends.tolist(), strict=True):
-            own = hidden[end - (run.stop - run.start) : end]
+        for run, outcome, start in zip(runs, outcomes, starts.tolist(), strict=False):
+            own = hidden[start : start + run.count]
             outcome.prompt = self._score_known(run, run.prompt_targets(), own)
             outcome.forced = self._score_known(run, run.forced_targets(), own)
-        self._check_finite(hidden[torch.from_numpy(ends - 1).to(self._device)], outcomes)
+        lasts = starts[:-1] + [run.stop - run.start - 1 for run in runs]
+        self._check_finite(hidden[self._tensor(lasts)], outcomes)
+        watch.lap("scoring")
         allowed = self._check_grammars(runs, outcomes, filling.result())
+        watch.lap("grammar")
         sampled = [index for index in range(len(runs)) if self._needs_logits(runs[index], outcomes[index])]
-        for begin in range(0, len(sampled), HEAD_ROWS):
-            part = sampled[begin : begin + HEAD_ROWS]
-            rows = torch.from_numpy(ends[part] - 1).to(self._device)
+        for part in _in_parts(sampled, runs):
+            rows = np.concatenate([np.arange(lasts[index], starts[index + 1]) for index in part])
             of_part = [runs[index] for index in part], [outcomes[index] for index in part]
-            self._sample(*of_part, hidden[rows], allowed)
+            self._sample(*of_part, hidden[self._tensor(rows)], allowed)
         return outcomes
 
     @staticmethod
@@ -141,7 +181,10 @@ class ModelRunner:
 
     @staticmethod
     def _check_finite(last: torch.Tensor, outcomes: list[_Outcome]) -> None:
-        """Fail runs whose last row (`last`: [runs, hidden]) is not finite. It attends to all tokens before, so it shows theirs."""
+        """Fail runs whose last row before drafts (`last`: [runs, hidden]) is not finite. It attends to all tokens before, so it shows theirs.
+
+        A draft's row that is not finite has no distribution, so that the draft is not accepted.
+        """
         for outcome, finite in zip(outcomes, torch.isfinite(last).all(dim=1).tolist(), strict=True):
             if not finite:
                 outcome.error = NOT_FINITE
@@ -170,38 +213,51 @@ class ModelRunner:
         hidden: torch.Tensor,
         allowed: dict[int, Next],
     ) -> None:
+        watch = self.profiler.stopwatch
         logits = self.model.logits(hidden)
+        self.profiler.head(len(hidden))
+        watch.lap(REST)
+        firsts = [0, *accumulate(1 + len(run.drafts) for run in runs)]
         left = [index for index, outcome in enumerate(outcomes) if outcome.written is None]
         tries = 0
         while left:
-            rows = [self._row(runs[index].sequence, allowed) for index in left]
-            tokens = sample(logits if len(left) == len(logits) else logits[left], rows)
+            places = [place for index in left for place in range(firsts[index], firsts[index + 1])]
+            rows = [row for index in left for row in self._rows(runs[index], allowed)]
+            tokens = iter(sample(logits if len(places) == len(logits) else logits[places], rows))
+            watch.lap("sampling")
             left = [
                 index
-                for index, token in zip(left, tokens, strict=True)
-                if not self._settle(runs[index].sequence, outcomes[index], token, allowed, tries)
+                for index in left
+                if not self._settle(
+                    runs[index],
+                    outcomes[index],
+                    list(islice(tokens, 1 + len(runs[index].drafts))),
+                    allowed,
+                    tries,
+                )
             ]
             tries += 1
-        self._score_output(runs, outcomes, logits)
+            watch.lap("grammar")
+        self._score_output(runs, outcomes, logits, firsts)
+        watch.lap("scoring")
 
     @staticmethod
-    def _row(sequence: HeldSequence, allowed: dict[int, Next]) -> SampleRow:
-        found = allowed.get(sequence.seq)
-        return sequence.sample_row(None if found is None else found.forbidden)
+    def _rows(run: Run, allowed: dict[int, Next]) -> list[SampleRow]:
+        """One after what is known, and one after each draft."""
+        found = allowed.get(run.sequence.seq)
+        first = run.sequence.sample_row(None if found is None else found.forbidden)
+        drafts = run.drafts
+        return [first, *(run.sequence.sample_row(drafts=drafts[:end]) for end in range(1, len(drafts) + 1))]
 
     def _settle(
-        self,
-        sequence: HeldSequence,
-        outcome: _Outcome,
-        token: int,
-        allowed: dict[int, Next],
-        tries: int,
+        self, run: Run, outcome: _Outcome, tokens: list[int], allowed: dict[int, Next], tries: int
     ) -> bool:
-        """Take up a sampled token; False if another has to be chosen, of what is `allowed` now."""
+        """Take up sampled tokens, one for each row; False if another has to be chosen, of what is `allowed` now."""
+        sequence, token = run.sequence, tokens[0]
         if token < 0:
             outcome.error = NO_DISTRIBUTION
         elif sequence.seq not in allowed:
-            outcome.written = Written((token,))
+            outcome.written = run.right(tokens)
         else:
             try:
                 settled = self.grammars.settle(sequence, token, allowed[sequence.seq], tries)
@@ -215,19 +271,23 @@ class ModelRunner:
         return True
 
     @staticmethod
-    def _score_output(runs: list[Run], outcomes: list[_Outcome], logits: torch.Tensor) -> None:
-        """Log probabilities of the first token that is written in each, where they are asked for."""
-        wanted: list[int] = []
+    def _score_output(
+        runs: list[Run], outcomes: list[_Outcome], logits: torch.Tensor, firsts: list[int]
+    ) -> None:
+        """Log probabilities of the first token that is written in each, and of the others that were sampled, where they are asked for; ``firsts[i]`` is the first row of run i."""
+        rows: list[int] = []
         tokens: list[int] = []
-        for index, (run, outcome) in enumerate(zip(runs, outcomes, strict=True)):
+        wanted: list[tuple[_Outcome, int]] = []
+        for run, outcome, first in zip(runs, outcomes, firsts, strict=False):
             if run.sequence.logprobs.output and outcome.written is not None:
-                wanted.append(index)
-                tokens.append(outcome.written.tokens[0])
+                sampled = outcome.written.tokens[: 1 + outcome.written.accepted]
+                tokens += sampled
+                rows += range(first, first + len(sampled))
+                wanted += [(outcome, run.sequence.logprobs.top)] * len(sampled)
         if wanted:
-            tops = [runs[index].sequence.logprobs.top for index in wanted]
-            entries = log_probabilities(logits[wanted], tokens, tops)
-            for index, entry in zip(wanted, entries, strict=True):
-                outcomes[index].logprob = entry
+            entries = log_probabilities(logits[rows], tokens, [top for _, top in wanted])
+            for (outcome, _), entry in zip(wanted, entries, strict=True):
+                outcome.logprobs.append(entry)
 
     def _score_known(self, run: Run, targets: range, hidden: torch.Tensor) -> list[TokenLogprob]:
         """Log probabilities of tokens that are known, of the prompt or forced; `hidden` are the rows of this run alone."""
@@ -240,6 +300,7 @@ class ModelRunner:
         first = targets[0] - 1 - run.start
         at = targets[0]
         for logits in self.model.logits_in_parts(hidden[first : first + len(targets)]):
+            self.profiler.head(len(logits))
             chosen = tokens[at : at + len(logits)]
             entries += log_probabilities(logits, chosen, [run.sequence.logprobs.top] * len(chosen))
             at += len(logits)
@@ -248,14 +309,17 @@ class ModelRunner:
     def _assemble(self, runs: list[Run]) -> ForwardBatch:
         tokens: list[int] = []
         for run in runs:
-            tokens += run.sequence.token_ids[run.start : run.stop]
-        positions = np.concatenate([np.arange(run.start, run.stop, dtype=np.int64) for run in runs])
-        slots = np.concatenate([run.sequence.slots[run.start : run.stop] for run in runs])
+            tokens += run.token_ids
+        ends = [run.start + run.count for run in runs]
+        positions = np.concatenate(
+            [np.arange(run.start, end, dtype=np.int64) for run, end in zip(runs, ends, strict=True)]
+        )
+        slots = np.concatenate(
+            [run.sequence.slots[run.start : end] for run, end in zip(runs, ends, strict=True)]
+        )
         rows = [
-            AttentionRow(
-                self._tensor(run.sequence.slots[: run.stop]), run.stop - run.start, run.sequence.contiguous
-            )
-            for run in runs
+            AttentionRow(self._tensor(run.sequence.slots[:end]), run.count, run.sequence.contiguous)
+            for run, end in zip(runs, ends, strict=True)
         ]
         token_ids = np.asarray(tokens, dtype=np.int64)
         return ForwardBatch(self._tensor(token_ids), self._tensor(positions), self._tensor(slots), rows)
@@ -267,14 +331,21 @@ class ModelRunner:
             self.batch.drop(seq)
             return SequenceResult(seq, error=outcome.error, code=outcome.code)
         written = self.batch.finish(run, outcome.written if run.sample else None) or Written(())
+        self.speculation.sampled(run, written.tokens)
+        self.counters.drafted += len(run.drafts)
+        self.counters.accepted += written.accepted
+        constrained = run.sequence.sampling.constraint is not None
         return SequenceResult(
             seq,
             written.tokens[0] if written.tokens else -1,
-            written.tokens[1:],
+            written.tokens[1:] if constrained else (),
             written.held_back,
             written.chosen,
-            run.stop - run.start,
-            logprob=outcome.logprob,
+            () if constrained else written.tokens[1:],
+            len(run.drafts),
+            run.stop - run.start + written.accepted,
+            logprob=outcome.logprobs[0] if outcome.logprobs else None,
+            accepted_logprobs=tuple(outcome.logprobs[1:]),
             forced_logprobs=tuple(outcome.forced),
             prompt_logprobs=tuple(outcome.prompt),
         )
@@ -283,7 +354,7 @@ class ModelRunner:
         counters = self.counters
         counters.steps += 1
         counters.seconds += seconds
-        counters.tokens += sum(run.stop - run.start for run in runs)
+        counters.tokens += sum(run.count for run in runs)
         counters.prefill_tokens += sum(
             max(0, min(run.stop, run.sequence.prompt_length) - run.start) for run in runs
         )
@@ -291,3 +362,17 @@ class ModelRunner:
 
     def _tensor(self, values: np.ndarray[Any, Any]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device)
+
+
+def _in_parts(indices: list[int], runs: list[Run]) -> list[list[int]]:
+    """Those runs one part after the other, each with at most `HEAD_ROWS` rows to sample; a run has at most `JUMP` drafts, so it fits."""
+    parts: list[list[int]] = []
+    rows = HEAD_ROWS
+    for index in indices:
+        own = 1 + len(runs[index].drafts)
+        if rows + own > HEAD_ROWS:
+            parts.append([])
+            rows = 0
+        parts[-1].append(index)
+        rows += own
+    return parts

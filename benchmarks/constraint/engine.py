@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.constraint.tasks import CHARACTER, IPV4
 from benchmarks.harness import median, show
-from benchmarks.serve import percentile
 from sgl_actors.actors.node.models import resolve
 from sgl_actors.actors.tokenizer import vocabulary
+from sgl_actors.bench.samples import percentile
 from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, REGEX, Constraint
 from sgl_actors.lang.constraints.engines import Engines, automaton_of
 from sgl_actors.lang.constraints.grammar import Grammar, mask_words

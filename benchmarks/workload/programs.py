@@ -172,11 +172,16 @@ async def chat(s: sgl.ProgramState, turns: Sequence[str], tokens: int) -> None:
         s += sgl.user(turn) + sgl.assistant(sgl.gen("answer", max_tokens=tokens))
 
 
-def chat_items(folder: Path, count: int, tokens: int) -> Sequence[Item]:
-    """`count` chats of four turns; in each turn the user pastes some 250 tokens that somebody wrote."""
+def chat_notes(folder: Path, length: int) -> list[str]:
+    """The first `length` characters of texts that somebody wrote."""
     threads = json.loads(read_text(folder, "chat/oasst_sharegpt_format.json"))
     texts = [m["value"] for thread in threads for m in thread["conversations"] if m["from"] == "gpt"]
-    notes = [text[:1100] for text in texts if len(text) >= 700]
+    return [text[:length] for text in texts if len(text) >= 700]
+
+
+def chat_items(folder: Path, count: int, tokens: int) -> Sequence[Item]:
+    """`count` chats of four turns; in each turn the user pastes some 250 tokens that somebody wrote."""
+    notes = chat_notes(folder, 1100)
     turns = [f"Here is a note:\n\n{note}\n\nWhat does it say? Answer briefly." for note in notes]
     return [{"turns": turns[4 * n : 4 * n + 4], "tokens": tokens} for n in range(count)]
 

@@ -42,6 +42,8 @@ class Meta(msgspec.Struct, frozen=True):
     sampled_tokens: int = 0
     forced_tokens: int = 0
     held_back_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     finish_reason: Reason | None = None
     input_token_logprobs: list[tuple[float | None, int, str | None]] = []
     output_token_logprobs: list[tuple[float | None, int, str | None]] = []
@@ -180,7 +182,12 @@ class Events:
             None if reason is None else Finish(reason.type, reason.matched, reason.err_type, reason.message),
             meta.completion_tokens,
             decoding=Decoding(
-                meta.decode_steps, meta.sampled_tokens, meta.forced_tokens, meta.held_back_tokens
+                meta.decode_steps,
+                meta.sampled_tokens,
+                meta.forced_tokens,
+                meta.held_back_tokens,
+                meta.drafted_tokens,
+                meta.accepted_tokens,
             ),
         )
         self._first = self._first and not meta.input_token_logprobs

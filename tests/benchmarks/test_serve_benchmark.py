@@ -1,172 +1,141 @@
-"""The load generator's statistics and its reading of streams, against a stub server."""
+"""Our node beside its peers: ratios and targets, whose turn it is, and what the workloads ask."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
-import httpx2
+import psutil
 import pytest
-import uvicorn
-from hypothesis import given
-from hypothesis import strategies as st
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
-from benchmarks.serve import (
-    LoadError,
-    Sample,
-    complete,
-    events,
-    load,
-    percentile,
-    random_prompts,
-    ratios,
-    summary,
-)
+from benchmarks.serve import Plan, against, of_medians
+from benchmarks.serving.peers import alone, rotated
+from benchmarks.serving.targets import TARGETS, grouped, ratios, reached
+from benchmarks.serving.workloads import DATA_FREE, WORKLOADS
+from sgl_actors.bench.client import Request, connect
+from sgl_actors.bench.load import run_programs
+from sgl_actors.bench.samples import Sample
+from tests.bench.stub import Stub, serving
 
 
-@given(values=st.lists(st.floats(-1e6, 1e6), min_size=1), share=st.floats(0, 1))
-def test_percentiles_lie_among_the_values(values: list[float], share: float) -> None:
-    """A percentile lies between least and greatest, grows with the share, and at the ends is them."""
-    assert min(values) <= percentile(values, share) <= max(values)
-    assert percentile(values, share / 2) <= percentile(values, share) + 1e-6
-    assert (percentile(values, 0), percentile(values, 1)) == (min(values), max(values))
-
-
-def test_percentiles_interpolate() -> None:
-    """Between two values the share decides; of nothing it is 0."""
-    assert percentile([4.0, 1.0, 2.0, 3.0], 0.5) == 2.5
-    assert percentile([], 0.5) == 0.0
-
-
-def test_summary() -> None:
-    """Rates are per second of the whole run; first tokens count from the sending, gaps from chunk to chunk."""
-    samples = [Sample(0.0, [0.1, 0.2, 0.4], 3, 0.4), Sample(1.0, [1.3], 5, 1.4), Sample(1.0)]
-    assert summary(samples, 2.0) == {
-        "requests": 3, "seconds": 2.0, "req_per_s": 1.5, "output_tok_per_s": 4.0, "ttft_ms_p50": 200.0,
-        "ttft_ms_p99": 298.0, "itl_ms_p50": 150.0, "itl_ms_p99": 199.0,
-    }  # fmt: skip
-
-
-def test_ratios_are_of_medians() -> None:
+def test_ratios_of_the_comparison_in_fp32() -> None:
     """One slow round does not move them."""
     rates = {
         "node@1": [10.0, 1.0, 12.0],
         "node@16": [40.0, 30.0, 500.0],
         "transformers@16": [20.0, 20.0, 1.0],
     }
-    assert ratios(rates) == {"batching": 4.0, "over_transformers": 2.0}
+    assert of_medians(rates) == {"batching": 4.0, "over_transformers": 2.0}
 
 
-def test_prompts_depend_on_the_seed_alone() -> None:
-    """The same seed gives the same prompts, another one shares nothing with them."""
-    one, two = random_prompts(4, 1), random_prompts(4, 2)
-    assert one == random_prompts(4, 1)
-    assert [len(prompt) for prompt in one] == [128] * 4
-    assert len({tuple(prompt[:4]) for prompt in one + two}) == 8
+def results(workload: str, server: str, **metrics: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"workload": workload, "server": server} | dict(zip(metrics, values, strict=True))
+        for values in zip(*metrics.values(), strict=True)
+    ]
 
 
-async def lines(text: str) -> AsyncIterator[str]:
-    for line in text.split("\n"):
-        yield line
+def test_targets_are_of_medians() -> None:
+    """Ours over the peer's, one slow round apart; what was not measured is no target, other lines are skipped."""
+    lines = [
+        *results("mmlu", "node", req_per_s=[9.0, 8.0, 1.0], ttft_ms_p50=[5.0, 5.0, 5.0]),
+        *results("mmlu", "vllm", req_per_s=[2.0, 2.0, 7.0]),
+        *results("react", "vllm", req_per_s=[2.0]),
+        {"idle": "vllm", "cores": 0.1},
+    ]
+    found = grouped(lines)
+    assert reached(found) == [("mmlu: req_per_s over vllm", 4.0, ">=", 3.0)]
+    assert ratios(found) == [{"workload": "mmlu", "over": "vllm", "rounds": 3, "req_per_s": 4.0}]
 
 
-async def test_events_of_a_stream() -> None:
-    """Comments, other fields and what follows [DONE] are skipped; data over several lines is one object; spaces are optional."""
-    text = ': ping\n\nid: 1\ndata: {"a": 1}\n\ndata:{"b":\ndata: 2}\n\n\ndata: [DONE]\n\ndata: {"c": 3}\n\n'
-    assert [event async for event in events(lines(text))] == [{"a": 1}, {"b": 2}]
+def test_every_target_has_a_workload_and_a_metric() -> None:
+    """A target that names something else would never be missed."""
+    metrics = {"req_per_s", "output_tok_per_s", "tpot_ms_p50", "ttft_ms_p50"}
+    assert {target.workload for target in TARGETS} <= WORKLOADS.keys()
+    assert {target.metric for target in TARGETS} <= metrics
 
 
-async def test_an_error_in_a_stream_ends_the_run() -> None:
-    """A server that fails half-way is not measured."""
-    with pytest.raises(LoadError, match="boom"):
-        _ = [event async for event in events(lines('data: {"error": "boom"}\n\n'))]
+def test_everybody_is_first_in_turn() -> None:
+    """The order of a round begins one further each time."""
+    assert [rotated(["a", "b", "c"], number) for number in (0, 1, 5)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+    ]
 
 
-class Stub:
-    """Answers every completion with as many tokens as asked, one chunk each, and notes what it was asked."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self.running = self.most = 0
-        routes = [
-            Route("/v1/models", self.models),
-            Route("/v1/completions", self.completions, methods=["POST"]),
-        ]
-        self.app = Starlette(routes=routes)
-
-    async def models(self, _request: Request) -> Response:
-        return JSONResponse({"data": [{"id": "stub"}]})
-
-    async def completions(self, request: Request) -> Response:
-        body = await request.json()
-        self.bodies.append(body)
-        if body["prompt"] == [0]:
-            return JSONResponse({"error": {"message": "no such token"}}, 400)
-        return StreamingResponse(self.chunks(body["max_tokens"]), media_type="text/event-stream")
-
-    async def chunks(self, count: int) -> AsyncIterator[str]:
-        self.running += 1
-        self.most = max(self.most, self.running)
-        for n in range(count):
-            yield self.event([{"text": "" if n == 0 else "x", "finish_reason": None}])
-            await asyncio.sleep(0)
-        yield self.event([{"text": "", "finish_reason": "length"}])
-        yield self.event([], {"completion_tokens": count})
-        yield "data: [DONE]\n\n"
-        self.running -= 1
-
-    def event(self, choices: list[Any], usage: dict[str, int] | None = None) -> str:
-        return f"data: {json.dumps({'choices': choices, 'usage': usage})}\n\n"
+def test_others_are_stopped_out_of_turn() -> None:
+    """While one is measured the others stand still; they go on afterwards, and one that has ended does not matter."""
+    code = "import sys; print(1, flush=True); sys.stdin.read()"
+    waiting = [sys.executable, "-c", code]
+    with (
+        subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one,
+        subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as two,
+    ):
+        for process in (one, two):
+            assert process.stdout is not None
+            process.stdout.readline()
+        with alone("one", {"one": one.pid, "two": two.pid, "gone": 2**22}):
+            assert psutil.Process(two.pid).status() == psutil.STATUS_STOPPED
+            assert psutil.Process(one.pid).status() != psutil.STATUS_STOPPED
+        assert psutil.Process(two.pid).status() != psutil.STATUS_STOPPED
+        for process in (one, two):
+            process.communicate()
 
 
-@pytest.fixture
-async def stub() -> AsyncIterator[tuple[Stub, str]]:
-    """A stub server on a free port, and its URL."""
+def shared_beginning(prompts: list[str]) -> int:
+    """Characters that all begin with."""
+    shortest, longest = min(prompts), max(prompts)
+    return next((n for n, (a, b) in enumerate(zip(shortest, longest, strict=False)) if a != b), len(shortest))
+
+
+CALLS = {"mmlu": 64, "react": 48, "tot": 78, "chat_short": 32, "chat_long": 32, "json": 16}
+
+
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if name not in DATA_FREE])
+async def test_what_a_workload_asks(name: str, data: Path) -> None:
+    """As many requests as it says, the same for a seed, behind a shared beginning that another seed does not have."""
+    asked: list[str] = []
+
+    async def ask(request: Request) -> Sample:
+        asked.append(json.dumps(request.messages) if request.messages else str(request.prompt))
+        return Sample(0.0, text=" and so on")
+
+    for seed in (1, 1, 2):
+        for program in WORKLOADS[name].programs(data, seed, WORKLOADS[name].count):
+            await program(ask)
+    count = CALLS[name]
+    assert len(asked) == 3 * count
+    assert sorted(asked[:count]) == sorted(asked[count : 2 * count])
+    assert shared_beginning(asked[:count]) > shared_beginning(asked) + 10
+
+
+@pytest.mark.parametrize("name", DATA_FREE)
+async def test_workloads_without_data(name: str) -> None:
+    """They run against any server."""
     stub = Stub()
-    server = uvicorn.Server(uvicorn.Config(stub.app, port=0, log_level="warning", ws="none", lifespan="off"))
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve())
-        async with asyncio.timeout(5):
-            while not server.started:
-                await asyncio.sleep(0)
-        yield stub, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
+    workload = WORKLOADS[name]
+    async with serving(stub) as url, connect(url, connections=16) as server:
+        samples, _ = await run_programs(
+            server, workload.programs(Path(), 3, workload.count), concurrency=workload.concurrency
+        )
+    assert len(samples) == workload.count
+    assert stub.most <= workload.concurrency
 
 
-async def test_a_load_of_prompts(stub: tuple[Stub, str]) -> None:
-    """Every prompt is sent once, never more at a time than told, and all tokens are counted."""
-    server, url = stub
-    prompts = random_prompts(7, 3)
-    result = await load(url, prompts, concurrency=3, tokens=5)
-    assert sorted(body["prompt"] for body in server.bodies) == sorted(prompts)
-    assert all(body["ignore_eos"] and body["stream"] and body["model"] == "stub" for body in server.bodies)
-    assert server.most <= 3
-    assert result["requests"] == 7
-    assert result["output_tok_per_s"] == pytest.approx(35 / result["seconds"], rel=0.05)
-    assert result["ttft_ms_p50"] > 0
-
-
-async def test_chunks_with_output_are_arrivals(stub: tuple[Stub, str]) -> None:
-    """A chunk whose text is still held back counts, the finishing and the usage chunk do not."""
-    ticks = iter(range(100))
-    async with httpx2.AsyncClient(base_url=stub[1]) as client:
-        sample = await complete(client, "stub", [1, 2], 4, clock=lambda: float(next(ticks)))
-    assert (sample.started, sample.arrivals, sample.ended, sample.tokens) == (
-        0.0,
-        [1.0, 2.0, 3.0, 4.0],
-        5.0,
-        4,
-    )
-
-
-async def test_a_refused_request_ends_the_run(stub: tuple[Stub, str]) -> None:
-    """An error is shown, not measured."""
-    async with httpx2.AsyncClient(base_url=stub[1]) as client:
-        with pytest.raises(LoadError, match="no such token"):
-            await complete(client, "stub", [0], 4)
+async def test_servers_alternate(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line per round and server, the first in turn; every server is asked the same."""
+    ours, theirs = Stub(), Stub()
+    async with serving(ours) as node, serving(theirs) as peer:
+        urls = {"node": node, "vllm": peer}
+        lines = await asyncio.to_thread(against, urls, Plan(["single"], Path(), rounds=2), {}, None)
+    order = [(0, "node"), (0, "vllm"), (1, "vllm"), (1, "node")]
+    assert [(line["round"], line["server"]) for line in lines] == order
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["round"], line["server"]) for line in shown] == order
+    prompts = [sorted(str(body["prompt"]) for body in stub.bodies) for stub in (ours, theirs)]
+    assert prompts[0] == prompts[1]

@@ -62,19 +62,28 @@ class CacheMachine(RuleBasedStateMachine):
         namespace=st.sampled_from(["a", "b"]),
         least=st.sampled_from([0, 0, 0, 4, 17]),
         priority=st.integers(-1, 2),
+        follow=st.integers(0, 40),
     )
     def grant(
-        self, data: st.DataObject, extra: int, cap: int, namespace: str, least: int, priority: int
+        self,
+        data: st.DataObject,
+        extra: int,
+        cap: int,
+        namespace: str,
+        least: int,
+        priority: int,
+        follow: int,
     ) -> None:
         self.number += 1
         tokens = self.tokens(data)
         limit = min(cap, len(tokens))
-        want = Want(self.number, pack(tokens), limit, len(tokens) + extra, namespace, least, priority)
+        want = Want(self.number, pack(tokens), limit, len(tokens) + extra, namespace, least, priority, follow)
         lease, expected = self.real.grant(want), self.oracle.grant(want)
         assert (lease is None) == (expected is None)
         if lease is None or expected is None:
             return
         assert lease.cached == expected.cached
+        assert lease.continuation == expected.continuation
         assert lease.cached % self.page_size == 0
         assert least <= lease.cached <= limit
         assert len(lease.pages) == len(expected.pages) == -(-want.tokens // self.page_size)

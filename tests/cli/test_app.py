@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 VERBS = (
-    "start", "run", "chat", "ps", "logs", "restart", "stop", "check-config", "models", "version", "scheduler", "cache",
+    "start", "run", "bench", "chat", "ps", "logs", "restart", "stop", "check-config", "models", "version", "scheduler", "cache",
     "cache ls", "cache pin", "cache unpin", "cache flush", "cache export",
 )  # fmt: skip
 HEAVY = (

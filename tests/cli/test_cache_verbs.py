@@ -312,6 +312,7 @@ def test_scheduler_shows_and_switches(node: Node) -> None:
         "sharing false (was true)",
         "reuse true",
         "stall 3.0",
+        "speculation true",
     ]
     assert json.loads(invoke("scheduler", "--json").stdout)["policy"] == "hrrn"
 

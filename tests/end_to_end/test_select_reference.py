@@ -20,6 +20,7 @@ from sgl_actors.lang.choices import (
     token_length_normalized,
     unconditional_likelihood_normalized,
 )
+from tests.conftest import start_node, stop_node
 from tests.worker.harness import default_model, read_tokenizer
 
 pytestmark = pytest.mark.model
@@ -218,6 +219,14 @@ def reference() -> Iterator[Reference]:
     torch.set_num_threads(2)
     yield Reference(path)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRecord]:
+    """A node that computes in fp32, as the reference does."""
+    process, record = start_node(tmp_path_factory.mktemp("fp32"), "model.compute=fp32")
+    yield record
+    assert stop_node(process) == 0
 
 
 async def check(node: NodeRecord, reference: Reference, items: list[Item]) -> list[str]:

@@ -16,7 +16,10 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import Edge, Event, Events, Exported, Pinned, Pool
 from sgl_actors.actors.microkernel.messages import ActorRow, Actors
-from sgl_actors.actors.node.client import check_changes, merge, namespace_of
+from sgl_actors.actors.microkernel.record import ProcessRecord, Recorded
+from sgl_actors.actors.node.client import NodeProfile, check_changes, merge, namespace_of
+from sgl_actors.actors.node.profile import summarise
+from sgl_actors.actors.node.profile_client import check_seconds
 from sgl_actors.actors.scheduler.messages import Configuration, Configure, Decoding, Finish, Flushed
 from sgl_actors.actors.tokenizer.messages import (
     ChatMessage,
@@ -28,7 +31,7 @@ from sgl_actors.actors.tokenizer.messages import (
     Tokenize,
     TokenizerInfo,
 )
-from sgl_actors.actors.worker.messages import ModelInfo, TokenLogprob
+from sgl_actors.actors.worker.messages import ModelInfo, PartTime, Profiled, Slice, StepTime, TokenLogprob
 from sgl_actors.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -147,6 +150,7 @@ class FakeNode:
         self.cache_down = False
         self.broken_export = False
         self.configuration = Configuration("lpm", 1024, True, True, 3.2)
+        self.profiled: list[tuple[float, bool]] = []
         self._seen: list[tuple[str, list[int]]] = []
         self._live: dict[str, asyncio.Event] = {}
 
@@ -307,7 +311,7 @@ class FakeNode:
             cached_tokens=first.cached_tokens,
             finish=finish,
             completion_tokens=index + len(tokens),
-            decoding=Decoding(index + len(tokens), index + len(tokens) - 1, 1, 2),
+            decoding=Decoding(index + len(tokens), index + len(tokens) - 1, 1, 2, 5, 3),
         )
 
     def _match(self, namespace: str, prompt: list[int], start: int) -> int:
@@ -443,6 +447,19 @@ class FakeNode:
                 yield Exported([edge])
         if self.broken_export:
             raise RemoteError("the cache went down")
+
+    async def profile(self, seconds: float, *, slices: bool = False) -> NodeProfile:
+        """See `Upstream.profile`: two steps of ten milliseconds, at once."""
+        check_seconds(seconds)
+        self.profiled.append((seconds, slices))
+        steps = [
+            StepTime(number, at, at, at + 0.01, at + 0.01, 1, 1, 1) for number, at in ((0, 1.0), (1, 1.02))
+        ]
+        noted = [Slice("qkv", 1.0, 0.005)] if slices else []
+        return summarise(
+            Profiled(1.0, 1.03, 1, steps, [PartTime("qkv", 0.005, 1)], noted),
+            Recorded([ProcessRecord("gateway", 0.01, 0.03, [])]),
+        )
 
     async def configure(self, **changes: bool | float | str | None) -> Configuration:
         """See `Upstream.configure`."""

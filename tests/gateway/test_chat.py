@@ -42,6 +42,8 @@ async def test_answer_has_the_shape_clients_read(client: httpx2.AsyncClient) -> 
             "sampled_tokens": 7,
             "forced_tokens": 1,
             "held_back_tokens": 2,
+            "drafted_tokens": 5,
+            "accepted_tokens": 3,
         },
     }
     again = (await post(client)).json()

@@ -247,16 +247,19 @@ async def test_a_structure_s_schema_is_named(client: httpx2.AsyncClient, node: F
 
 
 async def test_how_the_output_was_made_is_told(client: httpx2.AsyncClient) -> None:
-    """Usage and meta_info tell steps, sampled, forced and held-back tokens; usage adds up over the choices."""
+    """Usage and meta_info tell steps, sampled, forced, held-back, drafted and accepted tokens; usage adds up over the choices."""
     many = (await client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 4, "n": 3})).json()
     assert many["usage"]["completion_tokens_details"] == {
         "steps": 12,
         "sampled_tokens": 9,
         "forced_tokens": 3,
         "held_back_tokens": 6,
+        "drafted_tokens": 15,
+        "accepted_tokens": 9,
     }
     native = await client.post("/generate", json={"text": "Hi", "sampling_params": {"max_new_tokens": 4}})
     meta = native.json()["meta_info"]
-    assert [meta[name] for name in ("decode_steps", "sampled_tokens", "forced_tokens", "held_back_tokens")] == [
-        4, 3, 1, 2,
+    assert [meta[f"{name}_tokens"] for name in ("sampled", "forced", "held_back", "drafted", "accepted")] == [
+        3, 1, 2, 5, 3,
     ]  # fmt: skip
+    assert meta["decode_steps"] == 4

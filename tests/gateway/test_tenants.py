@@ -148,6 +148,7 @@ async def test_a_tenant_hits_its_own_prefixes_only(guarded: Service, node: FakeN
         ("POST", "/flush_cache", None),
         ("POST", "/abort_request", {"abort_all": True}),
         ("POST", "/scheduler", {"policy": "fcfs"}),
+        ("POST", "/profile", {"seconds": 1}),
         ("GET", "/cache/events", None),
     ],
 )
@@ -162,6 +163,7 @@ async def test_what_concerns_all_is_the_admin_s(
     assert (error["type"], error["code"]) == ("permission_error", "forbidden")
     assert "'admin'" in error["message"]
     assert (node.cancelled, node.subscribed, node.configuration.policy) == ([], [], "lpm")
+    assert node.profiled == []
     assert (await call(guarded, "admin", method, path, json=body)).status_code == 200
 
 

@@ -35,6 +35,7 @@ INFO = ModelInfo(
     dtype="float32",
     device="cpu",
     threads=2,
+    compute="int4",
 )
 
 
@@ -55,7 +56,7 @@ def test_what_was_detected_is_shown() -> None:
     assert describe_model(INFO) == [
         "model   SmolLM2-135M-Instruct (LlamaForCausalLM, 49,152 tokens in its vocabulary)",
         "weights /models/m.gguf",
-        "device  cpu, 2 threads, fp32",
+        "device  cpu, 2 threads, int4",
         "context 8,192 tokens per sequence",
         "KV pool 23,301 tokens × 46,080 B = 1.0 GiB (fp32)",
     ]

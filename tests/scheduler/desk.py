@@ -42,12 +42,19 @@ class Desk:
     """
 
     def __init__(
-        self, model: ModelInfo | None = None, *, ahead: int = 0, up: bool = True, **options: object
+        self,
+        model: ModelInfo | None = None,
+        *,
+        ahead: int = 0,
+        up: bool = True,
+        drafting: bool = False,
+        **options: object,
     ) -> None:
         self.info = model or info()
+        self.drafting = drafting
         order = {"policy": "fcfs", "sharing": False, "stall": 0.0, "overlap": bool(ahead)}
         self.core = SchedulerCore(Options(**{**order, **options}), epoch=100)  # type: ignore[arg-type]
-        self.model = FakeModel(self.info, poison=POISON)
+        self.model = FakeModel(self.info, poison=POISON, drafting=self.drafting)
         self.crashes = 0
         self.cache = RadixCache(0, 1)
         self.to_worker: list[Step | Describe | ResetWorker] = []
@@ -123,7 +130,7 @@ class Desk:
         self.crashes += crashed
         self.to_worker.clear()
         self.to_cache.clear()
-        self.model = FakeModel(self.info, poison=POISON)
+        self.model = FakeModel(self.info, poison=POISON, drafting=self.drafting)
         self.take(self.core.worker_down(crashed=crashed))
         self.take(self.core.worker_up())
 

@@ -154,6 +154,8 @@ class Simulation:
             stall=rng.choice([0.0, 3.0]),
             queue=1000,
             timeout=0.0,
+            speculation=seed % 4 > 0,
+            speculation_tokens=1 + seed % 8,
         )
         self.estimate = (rng.choice([1, 1, 4, 256]), rng.choice([1, 1, 8]))
         self.line = (rng.choice([0, 10, 50]), rng.choice([0, 30, 1000]))
@@ -462,7 +464,7 @@ class Simulation:
 
     def start_worker(self) -> None:
         self.worker_epoch += 1
-        self.model = FakeModel(self.info, poison=POISON)
+        self.model = FakeModel(self.info, poison=POISON, drafting=True)
         self.tell(self.core.worker_up)
 
     def to_worker(self, message: Step | Describe | ResetWorker) -> None:

@@ -31,6 +31,10 @@ def test_every_request_ends_once_with_the_models_output(page_size: int, pages: i
     if page_size < 16:  # a page that large holds most outputs that are longer than expected
         assert sum(run.retractions + run.core.counters["retracted"] for run in runs) > 0
     assert sum(run.most_overtaken > 0 for run in runs) > 20
+    counters = [run.core.counters for run in runs]
+    assert (
+        0 < sum(one["accepted_tokens"] for one in counters) < sum(one["drafted_tokens"] for one in counters)
+    )
     if ahead:
         assert sum(run.failed_after_end for run in runs) > 0
 

@@ -22,6 +22,8 @@ from sgl_actors.actors.worker.messages import (
     NeedFull,
     NewSequence,
     Options,
+    Profile,
+    Profiled,
     Reset,
     ResetDone,
     Sampling,
@@ -30,7 +32,7 @@ from sgl_actors.actors.worker.messages import (
     Work,
 )
 from sgl_actors.actors.worker.runner import ModelRunner
-from sgl_actors.errors import InvalidRequest
+from sgl_actors.errors import InvalidRequest, Overloaded
 from tests.worker.harness import make_theirs
 
 GREEDY = Sampling(seed=0, temperature=0.0)
@@ -182,3 +184,26 @@ async def test_a_message_for_others_is_refused(house: House) -> None:
     """The asker hears which message it was."""
     with pytest.raises(InvalidRequest, match="ResetDone"):
         await house.ctx.call("worker/0", ResetDone(1), ModelInfo)
+
+
+async def test_a_profile_begins_and_ends_between_steps(house: House) -> None:
+    """Steps that came meanwhile are whole, with the times of their coming and of their answer; a second profile is refused until it has ended."""
+    house.cast(Reset(1))
+    assert await house.hear() == ResetDone(1)
+    first = asyncio.ensure_future(house.ctx.call("worker/0", Profile(0.3, slices=True), Profiled))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await house.ctx.call("worker/0", Profile(0.3), Profiled)
+    house.cast(Step(1, 0, [], [new(1, [5, 6, 7])], [Work(1, 3)]))
+    house.cast(Step(1, 1, [], [], [Work(1)]))
+    for _ in range(2):
+        assert isinstance(await house.hear(), StepDone)
+    profiled = await first
+    assert [(step.number, step.tokens, step.started, step.goes_on) for step in profiled.steps] == [
+        (0, 3, (3,), False),
+        (1, 1, (), True),
+    ]
+    for step in profiled.steps:
+        assert profiled.began <= step.received <= step.began <= step.ended <= step.sent <= profiled.ended
+    assert {one.part for one in profiled.slices} >= {"qkv", "head", "sampling"}
+    assert await house.ctx.call("worker/0", Profile(0.001), Profiled)

@@ -16,6 +16,7 @@ from sgl_actors.actors.worker.log_probabilities import log_probabilities
 from sgl_actors.actors.worker.messages import Sampling
 from sgl_actors.actors.worker.sample_row import SampleRow
 from sgl_actors.actors.worker.sampler import _splitmix, candidates, sample, uniform
+from tests.worker.plain_sampler import plain_candidates, plain_sample
 
 quantised = st.lists(st.integers(-20, 20).map(lambda x: x / 4), min_size=1, max_size=40)
 """Logits with many ties."""
@@ -58,6 +59,89 @@ def test_candidates_are_those_of_the_naive_oracle(
     sampling = Sampling(seed=0, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     ids, _ = candidates(torch.tensor(logits), sampling)
     assert ids.tolist() == naive_candidates(logits, sampling)
+
+
+wanted_by_rows = st.builds(
+    Sampling,
+    seed=st.integers(0, 2**63 - 1),
+    temperature=st.sampled_from([0.0, 0.01, 0.7, 1.0, 100.0]),
+    top_k=st.sampled_from([-1, 1, 3, 50, 700, 5000]),
+    top_p=st.sampled_from([1.0, 0.9999, 0.95, 0.3]),
+    min_p=st.sampled_from([0.0, 1e-9, 0.05, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    frequency_penalty=st.sampled_from([0.0, 0.7]),
+    presence_penalty=st.sampled_from([0.0, -0.4]),
+    logit_bias=st.sampled_from([(), ((0, 3.7), (2, -100.0), (0, 0.1))]),
+    min_tokens=st.sampled_from([0, 9]),
+    end_ids=st.sampled_from([(), (1, 2)]),
+)
+
+
+def make_logits(kind: str, rows: int, vocabulary: int, seed: int) -> torch.Tensor:
+    """Of the kinds that matter: peaked, flat, with many ties, with little between them, partly ruled out."""
+    logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed))
+    if kind == "ties":
+        return (logits * 2).round()
+    if kind == "near":
+        return 20 + logits * 1e-6
+    if kind == "ruled out":
+        return torch.where(logits > 0.5, logits, float("-inf"))
+    return logits * {"peaked": 6.0, "flat": 0.05}[kind]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_tokens_are_bit_for_bit_those_of_the_plain_sampler(data: st.DataObject) -> None:
+    """Whatever rows ask for, and whatever the logits are."""
+    count, seed = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 9999))
+    vocabulary = data.draw(st.sampled_from([3, 255, 256, 700, 3000]))
+    kind = data.draw(st.sampled_from(["peaked", "flat", "ties", "near", "ruled out"]))
+    logits = make_logits(kind, count, vocabulary, seed)
+    draw = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        seen = tuple(draw.choice(vocabulary, size=min(vocabulary, 20), replace=False).tolist())
+        forbidden = draw.random(vocabulary) < 0.4 if data.draw(st.booleans()) else None
+        counts = {token: 1 + token % 3 for token in seen[::2]}
+        rows.append(
+            SampleRow(data.draw(wanted_by_rows), int(draw.integers(9999)), 5, counts, seen, forbidden)
+        )
+    before = logits.clone()
+    assert sample(logits, rows) == plain_sample(logits, rows)
+    assert torch.equal(logits, before)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    wanted=wanted_by_rows.filter(lambda wanted: wanted.temperature > 0.1),
+    kind=st.sampled_from(["peaked", "flat", "ties", "near", "ruled out"]),
+    vocabulary=st.sampled_from([1, 256, 900, 20000]),
+    seed=st.integers(0, 9999),
+)
+def test_candidates_are_bit_for_bit_those_of_the_plain_sampler(
+    wanted: Sampling, kind: str, vocabulary: int, seed: int
+) -> None:
+    """The same ids with the same weights."""
+    logits = make_logits(kind, 1, vocabulary, seed)[0]
+    logits[seed % vocabulary] = 1.0
+    ids, weights = candidates(logits, wanted)
+    plain_ids, plain_weights = plain_candidates(logits, wanted)
+    if wanted.top_k > 0:  # what has no weight is never drawn: which of it is left does not matter
+        ids, weights, plain_ids, plain_weights = (
+            ids[weights > 0],
+            weights[weights > 0],
+            plain_ids[plain_weights > 0],
+            plain_weights[plain_weights > 0],
+        )
+    assert torch.equal(ids, plain_ids)
+    assert torch.equal(weights, plain_weights)
+
+
+def test_tokens_of_equal_weight_though_not_of_equal_logit_are_a_tie() -> None:
+    """At a temperature this high fp64 cannot tell them apart: the lower id goes first, however little its logit."""
+    logits = torch.linspace(1, 2, 2000)
+    wanted = Sampling(seed=0, temperature=1e18, top_k=5)
+    assert candidates(logits, wanted)[0].tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("top_p", [0.2, 0.9, 0.9999])

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import torch
 
-from sgl_actors.actors.worker.checkpoint.assemble import Progress, TensorSource, assemble
+from sgl_actors.actors.worker.checkpoint.assemble import assemble
+from sgl_actors.actors.worker.checkpoint.assemble_native import assemble_native
 from sgl_actors.actors.worker.checkpoint.folder import FolderCheckpoint
 from sgl_actors.actors.worker.checkpoint.gguf_checkpoint import GgufCheckpoint
+from sgl_actors.actors.worker.checkpoint.reader import Compute, Progress
+from sgl_actors.actors.worker.checkpoint.source import TensorSource
 from sgl_actors.actors.worker.model.causal_lm import CausalLM
 from sgl_actors.actors.worker.model.config import ModelConfig
+from sgl_actors.actors.worker.model.native_lm import NativeLM
 from sgl_actors.errors import CheckpointError
+from sgl_actors.kernels.cpu.engine import Engine
 
 
 def open_checkpoint(path: str | Path) -> TensorSource:
@@ -59,4 +64,39 @@ def load_model(
     return CausalLM(source.config, weights)
 
 
-__all__ = ["CheckpointError", "ModelConfig", "Progress", "TensorSource", "load_model", "open_checkpoint"]
+def load_native_model(
+    path: str | Path,
+    *,
+    compute: Compute = "auto",
+    kv_dtype: torch.dtype = torch.float32,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> NativeLM:
+    """Read a model for the native CPU engine.
+
+    Args:
+        path: a .gguf file or a Hugging Face folder.
+        compute: how matrices are kept.
+        kv_dtype: of keys and values in the pool: fp32 or fp16.
+        threads: to decode with, and of the engine.
+        progress: called with (bytes read, bytes in all) after every tensor.
+
+    Raises:
+        CheckpointError: see `load_model`; or a matrix cannot be kept that way.
+        RuntimeError: the native library is not there.
+    """
+    source = open_checkpoint(path)
+    model = assemble_native(source, compute=compute, threads=threads, progress=progress)
+    return NativeLM(source.config, Engine(model, threads=threads, kv_dtype=kv_dtype))
+
+
+__all__ = [
+    "CheckpointError",
+    "Compute",
+    "ModelConfig",
+    "Progress",
+    "TensorSource",
+    "load_model",
+    "load_native_model",
+    "open_checkpoint",
+]

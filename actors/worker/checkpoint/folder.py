@@ -41,6 +41,9 @@ class FolderCheckpoint:
             raise CheckpointError(f"{self.folder / file}: tensor {name!r} cannot be read: {error}") from None
         return tensor
 
+    def read_quantized(self, name: str) -> None:
+        """See `TensorSource`. Quantised tensors are none of the dtypes that are read."""
+
     def _read_config(self) -> ModelConfig:
         path = self.folder / "config.json"
         config = config_from_hf(_read_json(path), str(path))

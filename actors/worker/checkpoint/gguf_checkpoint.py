@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from sgl_actors.actors.worker.checkpoint.gguf_file import Floats, GgufFile, GgufTensor
+from sgl_actors.actors.worker.checkpoint.gguf_blocks import decode
+from sgl_actors.actors.worker.checkpoint.gguf_file import GgufFile, GgufTensor
+from sgl_actors.actors.worker.checkpoint.quantized import Quantized, can_quantize
 from sgl_actors.actors.worker.model.config import ModelConfig, Rotary, checked, optional, require
 from sgl_actors.errors import CheckpointError
+
+Number = TypeVar("Number", bound=np.generic)
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """`general.architecture`; Mistral and SmolLM2 files say "llama" too."""
@@ -52,9 +58,22 @@ class GgufCheckpoint:
     def read(self, name: str) -> torch.Tensor:
         """See `TensorSource`. llama-arch files store q and k with rotary pairs side by side; that is undone here."""
         values = self.file.read(self._tensors[name])
-        if self._interleaved and re.search(r"\.[qk]_proj\.", name):
+        if self._is_interleaved(name):
             values = deinterleave(values, self.config.head_dim)
         return torch.from_numpy(values)
+
+    def read_quantized(self, name: str) -> Quantized | None:
+        """See `TensorSource`."""
+        tensor = self._tensors[name]
+        if not can_quantize(tensor.shape):
+            return None
+        raw = self.file.rows(tensor)
+        if self._is_interleaved(name):
+            raw = deinterleave(raw, self.config.head_dim)
+        return decode(raw, tensor.kind)
+
+    def _is_interleaved(self, name: str) -> bool:
+        return self._interleaved and re.search(r"\.[qk]_proj\.", name) is not None
 
     def _read_config(self) -> ModelConfig:
         data, where = self.file.metadata, self.where
@@ -120,7 +139,9 @@ class GgufCheckpoint:
         raise CheckpointError(f"{where}: {kind}.rope.scaling.type is {scaling!r}, supported: none, linear")
 
 
-def deinterleave(values: Floats, head_dim: int) -> Floats:
+def deinterleave(
+    values: np.ndarray[Any, np.dtype[Number]], head_dim: int
+) -> np.ndarray[Any, np.dtype[Number]]:
     """Rows of each head from (0, d/2, 1, d/2 + 1, …) back to (0, 1, …): the inverse of convert_hf_to_gguf's `permute`.
 
     A tensor whose rows are no whole heads is returned as it is; its shape is refused later.

@@ -17,9 +17,8 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
+from sgl_actors.actors.worker.checkpoint.quantized import Floats
 from sgl_actors.errors import CheckpointError
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -92,6 +91,11 @@ class GgufFile:
                 f"{self.path}: tensor {tensor.name!r} is of type {tensor.kind.name}, which is not supported"
             ) from None
         return values.reshape(tensor.shape)
+
+    def rows(self, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The bytes of a matrix as they are: [rows, bytes of a row], a view of the file."""
+        raw = np.frombuffer(self._data, dtype=np.uint8, count=tensor.size, offset=tensor.start)
+        return raw.reshape(tensor.shape[0], -1)
 
     def _table(self, count: int) -> dict[str, GgufTensor]:
         entries: list[tuple[str, tuple[int, ...], int, int]] = []

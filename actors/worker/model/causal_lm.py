@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,14 @@ from sgl_actors.actors.worker.model.kv_pool import KvPool
 from sgl_actors.actors.worker.model.weights import LayerWeights, ModelWeights
 from sgl_actors.kernels.activation import silu_mul
 from sgl_actors.kernels.attention import AttentionPlan, AttentionRow, plan_attention
-from sgl_actors.kernels.norm import rms_norm
-from sgl_actors.kernels.rotary import apply_rotary, rotary_tables
+from sgl_actors.kernels.norm import add_rms_norm, rms_norm
+from sgl_actors.kernels.rotary import rotary_tables, rotate_and_store
 
 HEAD_ROWS = 64
 """Rows of logits made at once where many are wanted (prompt log probabilities): bounds memory to that many vocabularies."""
+
+Plans = Mapping[int | None, AttentionPlan]
+"""One pass's attention, by window."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +51,46 @@ class CausalLM:
             device=weights.embedding.device,
         )
 
+    @property
+    def compute(self) -> str:
+        """The dtype of the weights; "fp32" for float32."""
+        dtype = self.weights.embedding.dtype
+        return "fp32" if dtype == torch.float32 else str(dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights.embedding.device
+
     def forward(self, batch: ForwardBatch, pool: KvPool) -> torch.Tensor:
         """Run all layers; writes the new tokens' keys and values.
 
         Returns:
             [tokens, hidden] before the final norm; `logits` takes rows of it.
         """
+        return self.run_layers(batch, self.plan(batch.rows), pool)
+
+    def plan(self, rows: list[AttentionRow]) -> Plans:
+        """Attention over `rows`, for each window that the layers have."""
+        return {
+            window: plan_attention(rows, scale=self.config.scale, window=window, device=self.device)
+            for window in set(self.config.windows)
+        }
+
+    def run_layers(self, batch: ForwardBatch, plans: Plans, pool: KvPool) -> torch.Tensor:
+        """`forward` with plans that are made; reads nothing of `batch.rows`."""
         config = self.config
         x = torch.nn.functional.embedding(batch.token_ids, self.weights.embedding)
-        cos, sin = rotary_tables(batch.positions, self._frequencies, x.dtype)
-        plans = {
-            window: plan_attention(batch.rows, scale=config.scale, window=window)
-            for window in set(config.windows)
-        }
+        rotary = rotary_tables(batch.positions, self._frequencies, x.dtype)
+        added: torch.Tensor | None = None
         for index, layer in enumerate(self.weights.layers):
-            normed = rms_norm(x, layer.attention_norm, config.norm_eps)
-            x += self._attention(
-                index, layer, normed, (cos, sin), batch.slots, plans[config.windows[index]], pool
+            normed = _add_and_norm(x, added, layer.attention_norm, config.norm_eps)
+            attended = self._attention(
+                index, layer, normed, rotary, batch.slots, plans[config.windows[index]], pool
             )
-            normed = rms_norm(x, layer.mlp_norm, config.norm_eps)
-            x += layer.down(silu_mul(layer.gate_up(normed)))
-        return x
+            normed = add_rms_norm(x, attended, layer.mlp_norm, config.norm_eps)
+            added = layer.down(silu_mul(layer.gate_up(normed)))
+        return x if added is None else x.add_(added)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, hidden] of `forward` to [rows, vocabulary], fp32."""
@@ -97,6 +119,12 @@ class CausalLM:
             qkv[:, heads : heads + kv_heads] = rms_norm(
                 qkv[:, heads : heads + kv_heads], layer.key_norm, self.config.norm_eps
             )
-        apply_rotary(qkv[:, : heads + kv_heads], *rotary)
-        pool.write(index, slots, qkv[:, heads:].unflatten(1, (2, kv_heads)))
+        rotate_and_store(qkv, rotary, pool.layer(index), slots)
         return layer.output(plan.attend(qkv[:, :heads], pool.layer(index)))
+
+
+def _add_and_norm(
+    x: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """What the layer before has to add goes into `x` here, in one kernel with the norm."""
+    return rms_norm(x, weight, eps) if added is None else add_rms_norm(x, added, weight, eps)

@@ -28,6 +28,11 @@ class KvPool:
         self._data = torch.empty(shape, dtype=dtype, device=device)
         self._layers = tuple(self._data[layer] for layer in range(layers))
 
+    @property
+    def data(self) -> torch.Tensor:
+        """[layers, slots, 2, kv_heads, head_dim]."""
+        return self._data
+
     def layer(self, index: int) -> torch.Tensor:
         """[slots, 2, kv_heads, head_dim]: keys at 0, values at 1 of the second dimension."""
         return self._layers[index]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sgl_actors.cli.cache_app import Config, Json, NodeName, cache_app, scheduler
-from sgl_actors.errors import ConfigError
+from sgl_actors.errors import ConfigError, InvalidRequest
 
 DEFAULT_FILE = Path("node.toml")
 
@@ -165,6 +165,73 @@ def logs(
 
 app.add_typer(cache_app, name="cache")
 app.command()(scheduler)
+
+
+@app.command()
+def bench(
+    url: Annotated[
+        str | None, typer.Option("--url", help="Any OpenAI-compatible server.", metavar="URL")
+    ] = None,
+    workload: Annotated[
+        str, typer.Option(help="random shares nothing, shared has 512 tokens in front of all; or both.")
+    ] = "random",
+    concurrency: Annotated[str, typer.Option(help="Cases, by most requests at once.")] = "1,16",
+    requests: Annotated[int, typer.Option(min=0, help="Per case; 0 for twice the concurrency.")] = 0,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 64,
+    seed: Annotated[int | None, typer.Option(help="Repeat prompts, which may then be cached.")] = None,
+    node: NodeName = None,
+    config: Config = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a server answers.
+
+    Without --url it measures the running node; if none runs, or --model is given, one that it starts for this. TTFT is the time to the first
+    token, ITL from chunk to chunk, PER TOKEN a request's mean time per token, in milliseconds as a client sees them.
+    """
+    import secrets
+
+    from sgl_actors.cli.bench import Settings, measure, parse, show
+
+    workloads, counts = parse(workload, concurrency)
+    drawn = secrets.randbelow(2**31) if seed is None else seed
+    settings = Settings(workloads, counts, requests, prompt_tokens, output_tokens, drawn)
+    rows = measure(url, settings, node=node, config=config, model=model)
+    show(rows, as_json=as_json, stream=sys.stdout)
+
+
+@app.command()
+def profile(
+    seconds: Annotated[float, typer.Option(help="How long to watch, at most 60.")] = 5.0,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Write a trace for chrome://tracing or Perfetto.", metavar="FILE"),
+    ] = None,
+    node: NodeName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Watch the running node and print where its time goes.
+
+    Rows divide the worker's wall time: kinds of operation, what Python does in a step, and what is waited for between two.
+    """
+    import asyncio
+
+    from sgl_actors.actors.node.profile_client import check_seconds
+    from sgl_actors.cli.node import find
+    from sgl_actors.cli.profile import show_profile, take, write_trace
+
+    try:
+        check_seconds(seconds)
+    except InvalidRequest as error:
+        raise ConfigError(f"--{error.message}") from None
+    if trace is not None and not trace.parent.is_dir():
+        raise ConfigError(f"--trace {trace}: there is no folder {trace.parent}")
+    found = asyncio.run(take(find(node, config), seconds, slices=trace is not None))
+    show_profile(found, as_json=as_json, stream=sys.stdout)
+    if trace is not None:
+        write_trace(found, trace)
 
 
 @app.command()

@@ -173,6 +173,10 @@ def scheduler(
         float | None,
         typer.Option(help="Times that a step with prompt tokens may take of one without; 0: no limit."),
     ] = None,
+    speculation: Annotated[
+        bool | None,
+        typer.Option("--speculation/--no-speculation", help="Guess tokens and check several at once."),
+    ] = None,
     node: NodeName = None,
     config: Config = None,
     as_json: Json = False,
@@ -186,7 +190,14 @@ def scheduler(
     from sgl_actors.cli.cache import configure, show_configuration
     from sgl_actors.cli.node import find
 
-    changes = {"policy": policy, "overtake": overtake, "sharing": sharing, "reuse": reuse, "stall": stall}
+    changes = {
+        "policy": policy,
+        "overtake": overtake,
+        "sharing": sharing,
+        "reuse": reuse,
+        "stall": stall,
+        "speculation": speculation,
+    }
     before, now = asyncio.run(configure(find(node, config), changes))
     show_configuration(before, now, as_json=as_json, stream=sys.stdout)
 

@@ -1,0 +1,80 @@
+"""Checkpoints loaded for the native engine: its logits are those of transformers for the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+
+from sgl_actors.actors.worker.checkpoint import Compute, load_native_model
+from sgl_actors.actors.worker.model.causal_lm import ForwardBatch
+from sgl_actors.actors.worker.model.kv_pool import KvPool
+from sgl_actors.kernels.attention import AttentionRow
+from sgl_actors.kernels.cpu import native
+from tests.worker.harness import CPU, TOKENS, make_theirs, their_logits
+from tests.worker.test_checkpoint_gguf import wide, write_gguf
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built here")
+
+
+def logits(path: Path, compute: Compute) -> torch.Tensor:
+    """[tokens, vocabulary] of `TOKENS`."""
+    model = load_native_model(path, compute=compute)
+    config, places = model.config, torch.arange(len(TOKENS))
+    pool = KvPool(
+        layers=config.layers,
+        pages=len(TOKENS),
+        page_size=1,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        dtype=torch.float32,
+        device=CPU,
+    )
+    batch = ForwardBatch(torch.tensor(TOKENS), places, places, [AttentionRow(places, len(TOKENS))])
+    return model.logits(model.forward(batch, pool))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family", "changes"),
+    [
+        ("llama", "Llama", {"tie_word_embeddings": True}),
+        ("llama", "Llama", {"attention_bias": True}),
+        ("qwen2", "Qwen2", {}),
+        ("qwen3", "Qwen3", {"head_dim": 16}),
+    ],
+)
+def test_fp32_is_the_model_of_transformers(
+    architecture: str, family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Ties, biases and norms of q and k come through, in their right order."""
+    theirs = wide(family, **changes)
+    write_gguf(tmp_path / "m.gguf", theirs, architecture)
+    assert torch.allclose(logits(tmp_path / "m.gguf", "fp32"), their_logits(theirs), atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q5_1", "F16"])
+def test_codes_are_those_of_the_file(kind: str, tmp_path: Path) -> None:
+    """Near the model of the dequantised weights: off by what int8 activations cost, and 8 bits where the file has no codes."""
+    theirs = wide()
+    write_gguf(tmp_path / "m.gguf", theirs, kind=GGMLQuantizationType[kind])
+    wanted = their_logits(theirs)
+    assert (logits(tmp_path / "m.gguf", "auto") - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_rows_of_no_whole_blocks_are_kept_in_fp32(tmp_path: Path) -> None:
+    """Beside others that are kept in 8 bits."""
+    theirs = make_theirs("Llama")
+    write_gguf(tmp_path / "m.gguf", theirs, keys={"feed_forward_length": 40})
+    wanted = their_logits(theirs)
+    assert (logits(tmp_path / "m.gguf", "int8") - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_a_folder_in_bf16_is_read(tmp_path: Path) -> None:
+    """Exact in fp32 mode, which keeps bf16 weights as they are."""
+    theirs = wide().to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path)
+    wanted = their_logits(theirs.float())
+    assert torch.allclose(logits(tmp_path, "fp32"), wanted, atol=2e-4)
