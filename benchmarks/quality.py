@@ -101,6 +101,7 @@ def measure(
         found = compare(reference, candidate, cut([encode(text) for text in texts(data)], positions))
         show(
             part="text",
+            compute=candidate.name,
             positions=found.positions,
             top_1=found.top_1,
             decided=found.decided,
@@ -149,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     reference = subject({"path": path, "compute": "fp32"})
     candidate = subject({"path": path, "compute": options.compute, "kv": options.kv})
     torch.set_num_threads(count_cores())
+    if reference.name == candidate.name:
+        parser.error(f"the candidate computes as the reference does, in {reference.name}: nothing to compare")
     with torch.inference_mode():
         targets = measure(
             reference,

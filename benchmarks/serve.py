@@ -95,7 +95,7 @@ def against(
     for workload in plan.workloads:
         names = [*urls, *([TRANSFORMERS] if baseline is not None and workload == "random" else [])]
         for number in range(plan.rounds):
-            for name in rotated(names, number):
+            for name in rotated(names, plan.seed + number):
                 with alone(name, pids):
                     if name == TRANSFORMERS and baseline is not None:
                         prompts = random_prompts(plan.count(workload), plan.seed + number)

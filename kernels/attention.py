@@ -21,7 +21,7 @@ class AttentionRow:
     """One sequence of a pass.
 
     Attributes:
-        slots: [kv_length] int64 on the pool's device, or on the CPU beside a GPU; slots of all tokens from position 0 up to the last new one.
+        slots: [kv_length] int64 on the CPU, also beside a GPU; slots of all tokens from position 0 up to the last new one.
         new: how many of them, the last ones, are this pass's queries; at least 1.
         contiguous: slots are consecutive numbers, so that a slice of the pool can stand for a gather.
     """

@@ -8,16 +8,18 @@ from pathlib import Path
 import torch
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
-from sgl_actors.actors.worker.checkpoint import Progress, load_model, load_native_model
+from sgl_actors.actors.worker.checkpoint import Compute, Progress, load_model, load_native_model
 from sgl_actors.actors.worker.messages import ModelInfo, Options
+from sgl_actors.actors.worker.model.causal_lm import CausalLM
 from sgl_actors.actors.worker.model.config import ModelConfig
+from sgl_actors.actors.worker.model.cuda_graphs import GraphedLM
 from sgl_actors.actors.worker.model.kv_pool import KvPool
-from sgl_actors.actors.worker.model.language_model import LanguageModel
+from sgl_actors.actors.worker.model.native_lm import NativeLM
 from sgl_actors.actors.worker.runner import ModelRunner
 from sgl_actors.errors import ConfigError
 from sgl_actors.kernels.cpu import native
 
-COMPUTES = ("auto", "fp32", "int8", "int4")
+COMPUTES: tuple[Compute, ...] = ("auto", "fp32", "int8", "int4")
 """What `compute` may be; "auto" leaves every weight as the file keeps it, as far as the native kernels take it."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,11 +36,13 @@ def load_runner(
     device = choose_device(model.device)
     threads = model.threads or count_cores()
     compute = choose_compute(model, device)
-    loaded: LanguageModel
+    loaded: CausalLM | GraphedLM | NativeLM
     if compute is None:
         dtype = choose_dtype(model.dtype, device)
         torch.set_num_threads(threads)
         loaded = load_model(model.path, dtype=dtype, device=device, threads=threads, progress=progress)
+        if model.cuda_graphs and device.type == "cuda":
+            loaded = GraphedLM(loaded)
     else:
         dtype = choose_kv(model.kv)
         torch.set_num_threads(1)
@@ -98,15 +102,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_compute(model: Options, device: torch.device) -> str | None:
+def choose_compute(model: Options, device: torch.device) -> Compute | None:
     """One of `COMPUTES` for the native kernels; None where torch's own serve: on a GPU, without the library, or when another dtype is asked for.
 
     Raises:
         ConfigError: what is asked for is not to be had here.
     """
-    if model.compute not in COMPUTES:
+    wanted = next((name for name in COMPUTES if name == model.compute), None)
+    if wanted is None:
         raise ConfigError(f"[model] compute: {model.compute!r}, expected {', '.join(COMPUTES)}")
-    wanted, missing = model.compute, ""
+    missing = ""
     if device.type != "cpu":
         missing = "for CPUs alone"
     elif native.library() is None:

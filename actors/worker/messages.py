@@ -27,6 +27,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         deterministic: refuse to start where a sequence's output could depend on what runs beside it; the native kernels never let it.
         dtype: compute type without the native kernels: "auto" (fp32 on a CPU, bf16 on a GPU), "float32", "bfloat16", "float16".
         device: "auto", "cpu", "cuda", "cuda:1".
+        cuda_graphs: on a GPU, capture the decode step of each batch size once and replay it. Not run on hardware yet.
         threads: compute threads; 0 for one per core.
         nice: by how much the compute threads give way to everybody else on their cores, 0 to 19 (Linux).
         context: most tokens per sequence; 0 for what the checkpoint states.
@@ -39,6 +40,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deterministic: bool = False
     dtype: str = "auto"
     device: str = "auto"
+    cuda_graphs: bool = False
     threads: int = 0
     nice: int = 5
     context: int = 0

@@ -21,6 +21,7 @@ from sgl_actors.actors.worker.batch import Run
 from sgl_actors.actors.worker.messages import PartTime, Profiled, Slice, Step, StepTime
 from sgl_actors.actors.worker.model.causal_lm import CausalLM
 from sgl_actors.actors.worker.model.config import ModelConfig
+from sgl_actors.actors.worker.model.cuda_graphs import GraphedLM
 from sgl_actors.actors.worker.model.language_model import LanguageModel
 from sgl_actors.actors.worker.model.native_lm import NativeLM
 from sgl_actors.errors import Overloaded
@@ -297,6 +298,8 @@ def source_of(model: LanguageModel, stopwatch: Stopwatch, *, slices: bool) -> So
     """The way to time this kind of model."""
     if isinstance(model, NativeLM):
         return NativeSource(model, slices=slices)
+    if isinstance(model, GraphedLM):
+        model = model.model
     if isinstance(model, CausalLM):
         return TorchSource(model, stopwatch)
     return UntimedSource(model)

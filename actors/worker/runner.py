@@ -25,7 +25,7 @@ from sgl_actors.actors.worker.model.kv_pool import KvPool
 from sgl_actors.actors.worker.model.language_model import LanguageModel
 from sgl_actors.actors.worker.profile import REST, Profiler
 from sgl_actors.actors.worker.sample_row import SampleRow
-from sgl_actors.actors.worker.sampler import sample
+from sgl_actors.actors.worker.sampler import sampler_for
 from sgl_actors.actors.worker.speculation import Speculation
 from sgl_actors.errors import SglActorsError
 from sgl_actors.kernels.attention import AttentionRow
@@ -89,6 +89,7 @@ class ModelRunner:
         self._clock = clock
         self._ended = 0.0
         self._device = model.device
+        self._choose = sampler_for(model.device)
 
     def begin_profile(self, *, slices: bool) -> None:
         """Note from here on where time goes; `Overloaded` if that is being done already. In the thread of the steps."""
@@ -223,7 +224,7 @@ class ModelRunner:
         while left:
             places = [place for index in left for place in range(firsts[index], firsts[index + 1])]
             rows = [row for index in left for row in self._rows(runs[index], allowed)]
-            tokens = iter(sample(logits if len(places) == len(logits) else logits[places], rows))
+            tokens = iter(self._choose(logits if len(places) == len(logits) else logits[places], rows))
             watch.lap("sampling")
             left = [
                 index
@@ -318,7 +319,7 @@ class ModelRunner:
             [run.sequence.slots[run.start : end] for run, end in zip(runs, ends, strict=True)]
         )
         rows = [
-            AttentionRow(self._tensor(run.sequence.slots[:end]), run.count, run.sequence.contiguous)
+            AttentionRow(torch.from_numpy(run.sequence.slots[:end]), run.count, run.sequence.contiguous)
             for run, end in zip(runs, ends, strict=True)
         ]
         token_ids = np.asarray(tokens, dtype=np.int64)

@@ -12,7 +12,7 @@ make weights and sums: their last bits are part of what a seed gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,19 @@ def _splitmix(state: int) -> int:
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
     return state ^ (state >> 31)
+
+
+Sampler = Callable[[torch.Tensor, Sequence[SampleRow]], list[int]]
+"""`sample`, or what does the same on another device."""
+
+
+def sampler_for(device: torch.device) -> Sampler:
+    """What samples where the logits are: on a GPU one kernel, so that they need not come to the host."""
+    if device.type != "cuda":
+        return sample
+    from sgl_actors.actors.worker.gpu_sampler import sample_on_gpu
+
+    return sample_on_gpu
 
 
 def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:

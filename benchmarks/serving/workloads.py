@@ -33,6 +33,10 @@ class Workload:
     concurrency: int = 16
 
 
+SINGLE_SEEDS = 10**9
+"""Added to the seeds of `single`, or its prompts would begin like those of `random`."""
+
+
 def fresh(seed: int) -> str:
     """The line that tells seeds apart; its first token differs."""
     return f"{chr(65 + seed % 26)}{seed}.\n"
@@ -45,7 +49,7 @@ def random_ids(_folder: Path, seed: int, count: int) -> Sequence[Program]:
 
 def single(_folder: Path, seed: int, count: int) -> Sequence[Program]:
     """Prompts of 512 random tokens, one at a time, 64 out."""
-    return each_once(random_prompts(count, seed, tokens=512), OUTPUT_TOKENS)
+    return each_once(random_prompts(count, seed + SINGLE_SEEDS, tokens=512), OUTPUT_TOKENS)
 
 
 MMLU_SUBJECT = "electrical engineering"

@@ -163,7 +163,9 @@ class Engine:
         """Compute threads."""
         return self._pool.threads
 
-    def forward(self, token_ids: torch.Tensor, rows: Sequence[AttentionRow], pool: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, token_ids: torch.Tensor, rows: Sequence[AttentionRow], pool: torch.Tensor
+    ) -> torch.Tensor:
         """Run all layers over the new tokens of `rows`; their keys and values are written into `pool`.
 
         Args:
@@ -176,7 +178,7 @@ class Engine:
         """
         hidden = torch.empty(len(token_ids), self.model.hidden)
         packed = (RowStruct * len(rows))(
-            *((address(row.slots, torch.int64), len(row.slots), row.new) for row in rows)
+            *(RowStruct(address(row.slots, torch.int64), len(row.slots), row.new) for row in rows)
         )
         self._library.sgl_engine_forward(
             self._handle,

@@ -109,10 +109,7 @@ class AttentionStruct(ctypes.Structure):
     """`sgl_attention`."""
 
     _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in ("heads", "kv_heads", "head_dim", "window", "kv_format")
-        ),
+        *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "head_dim", "window", "kv_format")),
         ("scale", ctypes.c_float),
     ]
 
@@ -222,8 +219,12 @@ def address(tensor: torch.Tensor | None, dtype: torch.dtype | None = None) -> in
     """
     if tensor is None:
         return None
-    if not tensor.is_contiguous() or tensor.device.type != "cpu" or (dtype is not None and tensor.dtype != dtype):
+    if (
+        not tensor.is_contiguous()
+        or tensor.device.type != "cpu"
+        or (dtype is not None and tensor.dtype != dtype)
+    ):
         raise ValueError(
             f"a {tuple(tensor.shape)} tensor of {tensor.dtype} on {tensor.device}, expected contiguous {dtype or 'values'} on the CPU"
         )
-    return tensor.data_ptr()
+    return int(tensor.data_ptr())

@@ -1,6 +1,6 @@
 """Paged decode attention, split over the keys (Dao et al., "Flash-Decoding", 2023), and the merge of partial results.
 
-A sequence's keys are cut at fixed positions, every `SPLIT`, whatever the batch; so a row's result does not depend on the rows beside it.
+A sequence's keys are cut at fixed positions, every `SPLIT`, whatever the batch; so plain decodes give the same bits alone and among others (docs/design/0020).
 Rows of a few new tokens (a decode with its drafts) are a tile of their own.
 """
 

@@ -60,7 +60,9 @@ class Stub:
             text = {"delta": {"content": "x"}} if chat else {"text": "" if n == 0 else "x"}
             yield self.event([text | {"finish_reason": None}])
             await asyncio.sleep(0)
-        yield self.event([({"delta": {}} if chat else {"text": ""}) | {"finish_reason": "length"}])
+        yield self.event(
+            [{"delta": {}, "finish_reason": "length"} if chat else {"text": "", "finish_reason": "length"}]
+        )
         if "stream_options" in body:
             yield self.event([], {"completion_tokens": body["max_tokens"]} | USAGE)
         yield "data: [DONE]\n\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,8 +81,10 @@ def test_others_are_stopped_out_of_turn() -> None:
             assert process.stdout is not None
             process.stdout.readline()
         with alone("one", {"one": one.pid, "two": two.pid, "gone": 2**22}):
+            os.waitid(os.P_PID, two.pid, os.WSTOPPED | os.WNOWAIT)
             assert psutil.Process(two.pid).status() == psutil.STATUS_STOPPED
             assert psutil.Process(one.pid).status() != psutil.STATUS_STOPPED
+        os.waitid(os.P_PID, two.pid, os.WCONTINUED | os.WNOWAIT)
         assert psutil.Process(two.pid).status() != psutil.STATUS_STOPPED
         for process in (one, two):
             process.communicate()

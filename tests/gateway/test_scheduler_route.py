@@ -10,7 +10,14 @@ from structlog.testing import LogCapture
 
 from tests.gateway.fake_node import FakeNode
 
-DEFAULTS = {"policy": "lpm", "overtake": 1024, "sharing": True, "reuse": True, "stall": 3.2, "speculation": True}
+DEFAULTS = {
+    "policy": "lpm",
+    "overtake": 1024,
+    "sharing": True,
+    "reuse": True,
+    "stall": 3.2,
+    "speculation": True,
+}
 
 
 async def test_read_and_switch(client: httpx2.AsyncClient, lines: LogCapture) -> None:

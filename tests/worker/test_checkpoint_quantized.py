@@ -63,8 +63,9 @@ def test_a_file_s_codes_have_exactly_the_values_that_gguf_gives_them(name: str) 
     assert found.shape == (ROWS, COLUMNS)
     assert np.array_equal(found.dequantize(), dequantize(raw, kind))
     if found.kind != "q4w":
-        for factors in filter(lambda array: array is not None, (found.scale, found.minimum)):
-            assert np.array_equal(factors, np.asarray(factors, np.float16).astype(np.float32))
+        for factors in (found.scale, found.minimum):
+            if factors is not None:
+                assert np.array_equal(factors, factors.astype(np.float16).astype(np.float32))
 
 
 def test_a_minimum_too_great_for_fp16_makes_a_wide_kind() -> None:
@@ -92,7 +93,7 @@ def test_other_types_are_not_kept(name: str) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 1 << 30), size=st.floats(1e-2, 1e3), spread=st.floats(0, 3))
+@given(seed=st.integers(0, 1 << 30), size=st.floats(0.1, 100), spread=st.floats(0, 1.5))
 def test_eight_bits_are_within_half_a_step(seed: int, size: float, spread: float) -> None:
     """No weight is further off than half of its block's scale, a rounding of that apart; scales are fp16 numbers."""
     values = normal(4, 96, seed) * np.float32(size) * np.exp(spread * normal(4, 96, seed + 1))

@@ -96,6 +96,11 @@ class GraphedLM:
         return self.model.config
 
     @property
+    def compute(self) -> str:
+        """The model's."""
+        return self.model.compute
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device

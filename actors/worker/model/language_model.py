@@ -15,7 +15,9 @@ from sgl_actors.actors.worker.model.kv_pool import KvPool
 class LanguageModel(Protocol):
     """Stateless between passes: keys and values live in the pool. One thread at a time."""
 
-    config: ModelConfig
+    @property
+    def config(self) -> ModelConfig:
+        """Its shapes."""
 
     @property
     def compute(self) -> str:

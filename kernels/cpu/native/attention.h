@@ -85,7 +85,7 @@ struct Ahead {
 
     void step() {
         for (int i = 0; i < each && count > 0; i++, count--, slots++)
-            for (int b = 0; b < bytes; b += 64) __builtin_prefetch(pool + *slots * stride + b, 0, 2);
+            for (int b = 0; b < bytes; b += 64) __builtin_prefetch(pool + *slots * stride + b, 0, 1);
     }
 };
 
@@ -377,20 +377,21 @@ private:
         room_ += unit.size * shape_.kv_heads;
     }
 
+    // Each takes a share of what is left: long ones first, as each starts with a wait for memory, and short ones so that all threads end together.
     void add_tasks(int threads) {
         tasks_.clear();
         for (int i = 0; i < (int)blocks_.size(); i++) tasks_.push_back({i, i + 1});
-        int64_t total = 0;
-        for (const Unit& unit : units_) total += cost_of(unit) * shape_.kv_heads;
-        const int64_t least = std::max<int64_t>(total / (threads * 8), 64);
+        int64_t left = 0;
+        for (const Unit& unit : units_) left += cost_of(unit) * shape_.kv_heads;
         const int before = (int)blocks_.size(), items = (int)units_.size() * shape_.kv_heads;
         int64_t cost = 0;
         for (int item = 0, first = 0; item < items; item++) {
             cost += cost_of(units_[item / shape_.kv_heads]);
+            const int64_t least = std::max<int64_t>(left / (threads * 2), PARTITION);
             if ((cost >= least && (item - first < shape_.kv_heads || (item + 1) % shape_.kv_heads == 0)) || item == items - 1) {
                 tasks_.push_back({before + first, before + item + 1});
                 first = item + 1;
-                cost = 0;
+                left -= std::exchange(cost, 0);
             }
         }
         for (int r : order_) work_ += (int64_t)(rows_[r].last + 1 - rows_[r].first) * rows_[r].count * shape_.heads * shape_.head_dim;

@@ -42,10 +42,10 @@ struct Activations {
     const float* x;  // null if the format is quantised
     int64_t x_stride;
     CodeRows first, second;  // the second codes exist where `fine` says so
-    uint8_t* fine;           // [columns / 32][fine_stride], 0 or 1 for every row
+    uint8_t* fine;           // [columns / 32][fine_stride], 0 or 1 for every row; null without second codes
     int64_t fine_stride;
 };
-constexpr float OUTLIER = 2.0f;
+constexpr float OUTLIER = 2.5f;
 
 static inline size_t aligned64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
@@ -65,11 +65,12 @@ static inline size_t activation_bytes(int rows, int columns) {
     return 2 * code_row_bytes(rows, columns) + (size_t)(columns / SGL_BLOCK) * aligned64(rows);
 }
 
-static inline Activations activations_at(void* memory, int rows, int columns, const float* x = nullptr, int64_t x_stride = 0) {
+// `twice`: with second codes.
+static inline Activations activations_at(void* memory, int rows, int columns, const float* x, int64_t x_stride, bool twice) {
     const size_t part = code_row_bytes(rows, columns);
     char* at = (char*)memory;
-    return {rows, columns, x, x_stride, code_rows_at(at, rows, columns), code_rows_at(at + part, rows, columns), (uint8_t*)at + 2 * part,
-            (int64_t)aligned64(rows)};
+    return {rows, columns, x, x_stride, code_rows_at(at, rows, columns), code_rows_at(at + part, rows, columns),
+            twice ? (uint8_t*)at + 2 * part : nullptr, (int64_t)aligned64(rows)};
 }
 
 static inline float bits_to_float(uint32_t bits) {
@@ -143,6 +144,7 @@ static inline void quantize(const float* x, Activations& a, int row) {
         quantize_block(x + b * SGL_BLOCK, block_scale(x + b * SGL_BLOCK), a.first, begin + b);
         total += a.first.scale[begin + b];
     }
+    if (!a.fine) return;
     const float least = OUTLIER * total / (float)blocks;
     for (int b = 0; b < blocks; b++) {
         const float scale = a.first.scale[begin + b];
@@ -648,12 +650,12 @@ static SGL_APART void multiply_panel(const sgl_linear& w, const Activations& a, 
         return;
     }
     const int blocks = w.in / SGL_BLOCK;
-    std::memset(p.more, 0, (size_t)rows * PANEL * 4);
+    if (a.fine) std::memset(p.more, 0, (size_t)rows * PANEL * 4);
     if (rows <= PACKED_ROWS) {
         in_groups(rows, 4, [&](int r, auto R) {
             multiply_packed<R()>(w.format, panel, codes_of(a, a.first, row + r, 0), blocks, p.sums + r * PANEL);
         });
-        for (int b = 0; b < blocks; b++) {
+        for (int b = 0; a.fine && b < blocks; b++) {
             each_fine(a, row, rows, b, [&](const uint8_t* which, int count) {
                 unpack_chunk(w.format, panel + (size_t)b * block_bytes(w.format), 1, p);
                 add_second(w.format, a, row, which, count, b, unpacked_at(w.format, p, 0), p);
@@ -671,14 +673,14 @@ static SGL_APART void multiply_panel(const sgl_linear& w, const Activations& a, 
                 multiply_unpacked<R()>(w.format, unpacked_at(w.format, p, 0), codes_of(a, a.first, row + r, first), some, p.sums + r * PANEL,
                                        next, bytes);
             });
-            for (int b = 0; b < some; b++) {
+            for (int b = 0; a.fine && b < some; b++) {
                 each_fine(a, row, rows, first + b, [&](const uint8_t* which, int count) {
                     add_second(w.format, a, row, which, count, first + b, unpacked_at(w.format, p, b), p);
                 });
             }
         }
     }
-    for (int i = 0; i < rows * PANEL; i += 8) store(p.sums + i, add(load(p.sums + i), load(p.more + i)));
+    for (int i = 0; a.fine && i < rows * PANEL; i += 8) store(p.sums + i, add(load(p.sums + i), load(p.more + i)));
 }
 
 // out[(r - r0) * ld + (c - c0)] = W x + bias for the rows r0..r1 and the channels c0..c1; fastest with c0 a multiple of 16.

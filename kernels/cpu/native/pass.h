@@ -90,14 +90,14 @@ public:
             took(SGL_QKV);
             plan_of(layer.window).run(query, queries, pool, seen, queries, pool_);
             took(SGL_ATTENTION);
-            take_up(seen, total, queries, layer.output);
+            take_up(seen, total, queries, layer.output, false);
             add_linear(layer.output, total, hidden);
             took(SGL_OUTPUT);
             normalise(hidden, layer.mlp_norm, total, layer.gate_up);
             took(SGL_NORM);
             const float* gated = gate(layer, total);
             took(SGL_GATE_UP);
-            take_up(gated, total, m.intermediate, layer.down);
+            take_up(gated, total, m.intermediate, layer.down, true);
             add_linear(layer.down, total, hidden);
             took(SGL_DOWN);
         }
@@ -239,7 +239,7 @@ private:
     float* normalise(const float* x, const float* weight, int rows, const sgl_linear& next) {
         const int size = model_.hidden;
         float* normed = normed_.floats((size_t)rows * size);
-        prepare(normed, rows, size, next);
+        prepare(normed, rows, size, next, &next != &model_.head);
         each_rows(rows, [&](int r0, int r1, int) {
             for (int r = r0; r < r1; r++) {
                 rms_norm(x + (size_t)r * size, weight, size, model_.norm_eps, normed + (size_t)r * size);
@@ -250,16 +250,17 @@ private:
     }
 
     // Rows of floats as the input of the next linear layer.
-    void take_up(const float* x, int rows, int size, const sgl_linear& next) {
-        prepare(x, rows, size, next);
+    void take_up(const float* x, int rows, int size, const sgl_linear& next, bool twice) {
+        prepare(x, rows, size, next, twice);
         if (!is_quantised(next)) return;
         each_rows(rows, [&](int r0, int r1, int) {
             for (int r = r0; r < r1; r++) quantize(x + (size_t)r * size, input_, r);
         });
     }
 
-    void prepare(const float* x, int rows, int size, const sgl_linear& next) {
-        input_ = is_quantised(next) ? activations_at(codes_.at_least(activation_bytes(rows, size)), rows, size, x, size)
+    // With second codes, but for the head, whose best are made anew, and for the attention's output, on which little depends.
+    void prepare(const float* x, int rows, int size, const sgl_linear& next, bool twice) {
+        input_ = is_quantised(next) ? activations_at(codes_.at_least(activation_bytes(rows, size)), rows, size, x, size, twice)
                                     : Activations{rows, size, x, size, {}, {}, nullptr, 0};
     }
 

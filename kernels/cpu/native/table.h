@@ -4,7 +4,7 @@ static void linear_forward(sgl::Pool& pool, const sgl_linear* linear, const floa
     Buffer codes;
     Activations input{rows, linear->in, x, linear->in, {}, {}, nullptr, 0};
     if (is_quantised(*linear)) {
-        input = activations_at(codes.at_least(activation_bytes(rows, linear->in)), rows, linear->in);
+        input = activations_at(codes.at_least(activation_bytes(rows, linear->in)), rows, linear->in, x, linear->in, true);
         for (int r = 0; r < rows; r++) quantize(x + (size_t)r * linear->in, input, r);
     }
     std::vector<Buffer> scratch(pool.threads());

@@ -182,7 +182,9 @@ async def connect(
         LoadError: it refuses every form of a request, or lists no model.
         httpx2.HTTPError: it cannot be reached.
     """
-    limits, timeout = httpx2.Limits(max_connections=connections), httpx2.Timeout(TIMEOUT)
+    # a kept connection may be one that the server has just closed
+    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=0)
+    timeout = httpx2.Timeout(TIMEOUT)
     async with httpx2.AsyncClient(base_url=url, timeout=timeout, limits=limits, headers=headers) as client:
         answer = await client.get("/v1/models")
         if answer.status_code != httpx2.codes.OK:

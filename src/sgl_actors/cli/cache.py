@@ -29,7 +29,7 @@ from sgl_actors.cli.node import ASK_TIMEOUT, ROOT, client
 from sgl_actors.cli.show import table, write_json
 from sgl_actors.errors import ConfigError, InvalidRequest, Overloaded, PinNotFound
 
-LABEL_WIDTH = 10
+LABEL_WIDTH = 13
 MOST_NAMES = 10
 """Pins that a message names."""
 SALT_WIDTH = 24
