@@ -27,6 +27,7 @@ from sgl_actors.actors.worker.messages import (
 from sgl_actors.actors.worker.model.causal_lm import CausalLM, ForwardBatch
 from sgl_actors.actors.worker.model.config import ModelConfig, Rotary
 from sgl_actors.actors.worker.model.kv_pool import KvPool
+from sgl_actors.actors.worker.model.language_model import LanguageModel
 from sgl_actors.actors.worker.model.weights import LayerWeights, ModelWeights
 from sgl_actors.actors.worker.runner import ModelRunner
 from sgl_actors.kernels.attention import AttentionRow
@@ -110,7 +111,7 @@ def tiny_model(config: ModelConfig | None = None, seed: int = 0) -> CausalLM:
     )
 
 
-def make_runner(model: CausalLM, *, tokens: int = 2048, page_size: int = 1) -> ModelRunner:
+def make_runner(model: LanguageModel, *, tokens: int = 2048, page_size: int = 1) -> ModelRunner:
     """A runner whose pool holds `tokens` tokens, in batch epoch 1."""
     config = model.config
     pool = KvPool(

@@ -13,6 +13,7 @@ import torch
 from sgl_actors.actors.worker.checkpoint import open_checkpoint
 from sgl_actors.actors.worker.messages import Logprobs
 from sgl_actors.actors.worker.model.causal_lm import CausalLM
+from sgl_actors.actors.worker.model.language_model import LanguageModel
 from tests.worker.harness import Driver, Generation, make_runner, parity_prompts, read_tokenizer
 
 pytestmark = pytest.mark.model
@@ -20,35 +21,6 @@ THREADS = 2
 
 NEAR_TIE = 1e-3
 """Two outputs are the same if they first differ where the oracle's two best logits are closer than this."""
-
-
-@pytest.fixture(scope="module")
-def oracle(gguf_path: Path) -> Any:
-    """Transformers' model with the dequantised weights of the same file."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    source = open_checkpoint(gguf_path)
-    config = source.config
-    with torch.device("meta"):
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=config.vocabulary,
-                hidden_size=config.hidden,
-                intermediate_size=config.intermediate,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                num_key_value_heads=config.kv_heads,
-                max_position_embeddings=config.context,
-                rms_norm_eps=config.norm_eps,
-                rope_parameters={"rope_type": "default", "rope_theta": config.rotary.theta},
-                tie_word_embeddings=True,
-            )
-        )
-    state = {name: source.read(name) for name in source.sizes}
-    state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    model.load_state_dict(state, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +53,7 @@ def assert_same(oracle: Any, prompt: list[int], generation: Generation) -> str |
     return None
 
 
-def check_parity(model: CausalLM, oracle: Any, prompts: list[list[int]], count: int) -> list[str]:
+def check_parity(model: LanguageModel, oracle: Any, prompts: list[list[int]], count: int) -> list[str]:
     room = sum(len(prompt) + count for prompt in prompts)
     wanted = Logprobs(prompt_start=0)
     together = Driver(make_runner(model, tokens=room), shuffle=1).generate(
