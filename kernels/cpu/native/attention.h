@@ -7,8 +7,8 @@
 // nothing. So a decode, a chunk of a prefill and rows that share their prefix give the same bits, on any number of threads.
 //
 // Rows of few new tokens run as units, (partition, rows) for each head of keys: rows whose slots of that partition are the same numbers
-// form one unit (cascade), keys and values are read once for all of them. What units found is folded per row at the end. Rows of more new tokens run in
-// blocks of tokens, each of which walks its partitions itself.
+// form one unit (cascade), keys and values are read once for all of them. What units found is folded per row at the end. Rows of more
+// new tokens run in blocks of tokens, each of which walks its partitions itself.
 
 struct AttentionShape {
     int heads, kv_heads, head_dim;
@@ -26,13 +26,13 @@ struct KeyF16 {
     static F8 get(const uint16_t* p) { return load_half(p); }
 };
 
-constexpr int PARTITION = 64;             // keys
-constexpr int BLOCK_ROWS = 48;            // most rows (new token x query head) of a block that share a head of keys, if a token has not more
-constexpr int UNIT_TOKENS = 8;            // most new tokens of a row that runs in units
-constexpr float NO_SCORE = -1e30f;        // below every score
+constexpr int PARTITION = 64;       // keys
+constexpr int BLOCK_ROWS = 48;      // most rows (new token x query head) of a block that share a head of keys, if a token has not more
+constexpr int UNIT_TOKENS = 8;      // most new tokens of a row that runs in units
+constexpr float NO_SCORE = -1e30f;  // below every score
 
-// sum() of each, four at once.
 #if defined(SGL_AVX2)
+// The first two steps of sum()'s tree for four at once; `dots` does the third.
 static inline __m256 half_sums(F8 a, F8 b, F8 c, F8 d) {  // a02 a13 c02 c13 | b02 b13 d02 d13
     const F8 ab = add(_mm256_permute2f128_ps(a, b, 0x21), _mm256_blend_ps(a, b, 0xf0));
     const F8 cd = add(_mm256_permute2f128_ps(c, d, 0x21), _mm256_blend_ps(c, d, 0xf0));
@@ -80,12 +80,27 @@ static inline void dots(const float* query, int dim, const typename Key::Value* 
 struct Ahead {
     const char* pool;
     const int64_t* slots;
-    int64_t stride;  // bytes of a slot
-    int count, bytes, each;  // slots; bytes of each; how many at a step
+    int64_t stride;            // bytes of a slot
+    int count, bytes, each;    // slots; bytes of each; cache lines at a step
+    int done = 0;              // bytes of the first slot
 
     void step() {
-        for (int i = 0; i < each && count > 0; i++, count--, slots++)
-            for (int b = 0; b < bytes; b += 64) __builtin_prefetch(pool + *slots * stride + b, 0, 1);
+        for (int left = each; left > 0 && count > 0;) {
+            const char* from = pool + *slots * stride + done;
+            const int lines = std::min(left, (bytes - done + 63) / 64);
+            for (int i = 0; i < lines; i++) __builtin_prefetch(from + 64 * i, 0, 1);
+            left -= lines;
+            done += 64 * lines;
+            if (done >= bytes) {
+                done = 0;
+                slots++;
+                count--;
+            }
+        }
+    }
+    void all() {
+        each = INT32_MAX;
+        step();
     }
 };
 
@@ -160,14 +175,14 @@ static void attend_partition(const BlockRows& block, const typename Key::Value* 
         for (int k = first; k < last; k++) at[k] = slots[k] * stride;
         for (int k = first & ~7; k < first; k++) at[k] = at[first];
         for (int k = last; k & 7; k++) at[k] = at[last - 1];
-        for (int k = first & ~7; k < last; k += 8) {
-            ahead.step();
-            for (int t = 0; t < count; t++)
+        for (int k = first & ~7; k < last; k += 8)
+            for (int t = 0; t < count; t++) {
+                ahead.step();
                 if (k < tiles[t].last && k >= tiles[t].first)
                     with_query_rows(tiles[t].rows, [&](auto rows) {
                         dots<Key, D, rows.value>(block.query + tiles[t].row * dim, dim, keys, at + k, scores + tiles[t].row * PARTITION + k);
                     });
-        }
+            }
         for (int t = 0; t < count; t++) {
             for (int row = tiles[t].row; row < tiles[t].row + tiles[t].rows; row++) {
                 float* own = scores + row * PARTITION;
@@ -396,10 +411,10 @@ private:
         }
         for (int r : order_) work_ += (int64_t)(rows_[r].last + 1 - rows_[r].first) * rows_[r].count * shape_.heads * shape_.head_dim;
     }
-    int64_t cost_of(const Unit& unit) const {  // keys, and half as much for every three rows
-        const Row& row = rows_[members_[unit.members]];
-        return (int64_t)std::min(PARTITION, row.length - unit.partition * PARTITION) * (3 + unit.rows) / 6;
+    int keys_in(const Unit& unit) const {
+        return std::min(PARTITION, rows_[members_[unit.members]].length - unit.partition * PARTITION);
     }
+    int64_t cost_of(const Unit& unit) const { return (int64_t)keys_in(unit) * (3 + unit.rows) / 6; }  // keys, and half as much for every three rows
 
     // Each thread's: queries, scores, what one partition gave, what all did, what rows see.
     size_t scratch_floats() const {
@@ -494,13 +509,14 @@ private:
         }
         finish(call, row, block.first, block.last, block.head, own.all);
     }
-    // All that a unit reads; `share` of that at each item before it.
-    Ahead ahead_of(const Call& call, int unit) const {
+    // All that a unit reads, in equal parts over the steps of the one before it.
+    Ahead ahead_of(const Call& call, int unit, int before) const {
         const Row& row = rows_[members_[units_[unit].members]];
-        const int first = units_[unit].partition * PARTITION, count = std::min(PARTITION, row.length - first);
-        const int64_t stride = 2LL * shape_.kv_heads * shape_.head_dim * (shape_.kv_format == SGL_KV_F16 ? 2 : 4);
-        const int steps = shape_.kv_heads * (PARTITION / 8) * (1 + (shape_.head_dim + 31) / 32);
-        return {(const char*)call.kv, row.slots + first, stride, count, (int)stride, (count + steps - 1) / steps};
+        const int first = units_[unit].partition * PARTITION, count = keys_in(units_[unit]);
+        const int stride = 2 * shape_.kv_heads * shape_.head_dim * (shape_.kv_format == SGL_KV_F16 ? 2 : 4);
+        const int tiles = (units_[before].rows + 2) / 3, groups = (keys_in(units_[before]) + 7) / 8;
+        const int steps = shape_.kv_heads * tiles * groups * (1 + (shape_.head_dim + 31) / 32);
+        return {(const char*)call.kv, row.slots + first, stride, count, stride, count * (stride / 64 + 1) / steps + 1};
     }
     template <class Key>
     void run_unit(const Call& call, int item, Ahead& ahead, const Scratch& own) {
@@ -519,23 +535,19 @@ private:
     template <class Key>
     void run_units(const Call& call, int first, int last, const Scratch& own) {
         const int kv_heads = shape_.kv_heads;
-        Ahead ahead = ahead_of(call, first / kv_heads);
+        Ahead ahead = ahead_of(call, first / kv_heads, first / kv_heads);
         if (last - first < kv_heads) {
             const int size = (int)ahead.stride / kv_heads / 2;
             ahead.pool += first % kv_heads * size;
             ahead.bytes = size * (last - first);
             Ahead values = ahead;
             values.pool += ahead.stride / 2;
-            values.each = values.count;
-            ahead.each = ahead.count;
-            ahead.step();
-            values.step();
-        } else {
-            ahead.each = ahead.count;
-            ahead.step();
+            values.all();
         }
+        ahead.all();
         for (int item = first; item < last; item++) {
-            if ((item == first || item % kv_heads == 0) && item / kv_heads < (last - 1) / kv_heads) ahead = ahead_of(call, item / kv_heads + 1);
+            const int unit = item / kv_heads;
+            if ((item == first || item % kv_heads == 0) && unit < (last - 1) / kv_heads) ahead = ahead_of(call, unit + 1, unit);
             run_unit<Key>(call, item, ahead, own);
         }
     }

@@ -270,8 +270,34 @@ struct LinearScratch {
     alignas(64) float minimum[CHUNK * PANEL];
     alignas(64) float sums[TILE_ROWS * PANEL];  // of one panel
     alignas(64) float more[TILE_ROWS * PANEL];  // what the second codes add
+    int32_t* used;                              // [count of used blocks + 1]: blocks with second codes, ascending
+    int32_t* begin;                             // [the same + 1]: where each one's entries begin
+    CodeRows second;                            // [entries], block by block: their codes
+    uint8_t* row;                               // [entries]: whose they are, in the tile
+    int blocks_used;
+    bool has_second[TILE_ROWS];
 };
-static inline size_t linear_scratch_bytes() { return aligned64(sizeof(LinearScratch)); }
+
+// Blocks of a row that can have second codes: each takes more than OUTLIER shares of the sum of all scales.
+static inline int most_second(int in) { return (int)((float)(in / SGL_BLOCK) / OUTLIER) + 1; }
+
+// Bytes for layers of up to `in` inputs.
+static inline size_t linear_scratch_bytes(int in) {
+    const int entries = TILE_ROWS * most_second(in), blocks = in / SGL_BLOCK + 2;
+    return aligned64(sizeof(LinearScratch)) + 2 * aligned64(blocks * 4) + code_row_bytes(entries, SGL_BLOCK) + aligned64(entries);
+}
+
+static inline LinearScratch& place_scratch(void* memory, int in) {
+    LinearScratch& p = *(LinearScratch*)memory;
+    const int entries = TILE_ROWS * most_second(in), blocks = in / SGL_BLOCK + 2;
+    char* at = (char*)memory + aligned64(sizeof(LinearScratch));
+    p.used = (int32_t*)at, at += aligned64(blocks * 4);
+    p.begin = (int32_t*)at, at += aligned64(blocks * 4);
+    p.second = code_rows_at(at, entries, SGL_BLOCK), at += code_row_bytes(entries, SGL_BLOCK);
+    p.row = (uint8_t*)at;
+    p.blocks_used = 0;
+    return p;
+}
 
 // Ask for memory that is read soon; past the end of a weight it does nothing.
 static inline void fetch(const char* p, int bytes) {
@@ -598,47 +624,52 @@ static inline void unpack_chunk(int format, const char* from, int blocks, Linear
     }
 }
 
-// Four rows' second codes of one block, side by side.
-struct SecondCodes {
-    alignas(64) int8_t q[4 * SGL_BLOCK];
-    float scale[4], sum[4];
-    int32_t offset[4];
-    float more[4 * PANEL];
-};
-
-// What the second codes of one block, of at most four rows of a tile (whose first row is `row`), add to p.more.
-static SGL_APART void add_second(int format, const Activations& a, int row, const uint8_t* which, int count, int block, Unpacked codes,
-                                 LinearScratch& p) {
-    SecondCodes s;
-    for (int i = 0; i < count; i++) {
-        const Codes from = codes_of(a, a.second, row + which[i], block);
-        std::memcpy(s.q + i * SGL_BLOCK, from.q, SGL_BLOCK);
-        s.scale[i] = *from.scale, s.sum[i] = *from.sum, s.offset[i] = *from.offset;
-        std::memcpy(s.more + i * PANEL, p.more + which[i] * PANEL, PANEL * 4);
+// Gather the second codes of a tile's rows, block by block: the panels of the tile go through them again and again.
+static SGL_APART void gather_second(const Activations& a, int row, int rows, LinearScratch& p) {
+    const int blocks = a.columns / SGL_BLOCK;
+    int entries = 0, used = 0;
+    std::memset(p.has_second, 0, sizeof(p.has_second));
+    for (int b = 0; b < blocks; b++) {
+        const uint8_t* fine = a.fine + b * a.fine_stride + row;
+        const int before = entries;
+        for (int r = 0; r < rows; r += 8) {
+            uint64_t word = 0;
+            std::memcpy(&word, fine + r, rows - r < 8 ? rows - r : 8);
+            for (int i = r; word; i++, word >>= 8) {
+                if (!(word & 255)) continue;
+                const int64_t from = (int64_t)(row + i) * blocks + b;
+                std::memcpy(p.second.q + entries * SGL_BLOCK, a.second.q + from * SGL_BLOCK, SGL_BLOCK);
+                p.second.scale[entries] = a.second.scale[from];
+                p.second.sum[entries] = a.second.sum[from];
+                p.second.offset[entries] = a.second.offset[from];
+                p.row[entries++] = (uint8_t)i;
+                p.has_second[i] = true;
+            }
+        }
+        if (entries > before) p.used[used] = b, p.begin[used++] = before;
     }
-    with_rows(count, [&](auto R) {
-        if constexpr (R() <= 4) multiply_unpacked<R()>(format, codes, {s.q, s.scale, s.sum, s.offset, SGL_BLOCK, 1}, 1, s.more, nullptr, 0);
-    });
-    for (int i = 0; i < count; i++) std::memcpy(p.more + which[i] * PANEL, s.more + i * PANEL, PANEL * 4);
+    p.begin[used] = entries;
+    p.used[used] = blocks;
+    p.blocks_used = used;
 }
 
-// f(rows of the tile, how many) for those with a second code in that block, at most four at a time.
+// What the second codes of the blocks [first, last) add to p.more. `multiply(R, block, codes, sums)` is the product of one block.
 template <class F>
-static inline void each_fine(const Activations& a, int row, int rows, int block, F&& f) {
-    const uint8_t* fine = a.fine + block * a.fine_stride + row;
-    uint8_t found[4];
-    int count = 0;
-    for (int r = 0; r < rows; r += 8) {
-        uint64_t word = 0;
-        std::memcpy(&word, fine + r, rows - r < 8 ? rows - r : 8);
-        if (!word) continue;
-        for (int i = r; i < r + 8 && i < rows; i++) {
-            if (!fine[i]) continue;
-            found[count++] = (uint8_t)i;
-            if (count == 4) f(found, count), count = 0;
-        }
+static inline void add_second(int& next, int last, int most, LinearScratch& p, F&& multiply) {
+    alignas(64) float sums[6 * PANEL] = {};
+    for (; p.used[next] < last && next < p.blocks_used; next++) {
+        const int begin = p.begin[next];
+        in_groups(p.begin[next + 1] - begin, most, [&](int e, auto R) {
+            const int at = begin + e;
+            multiply(R, p.used[next], Codes{p.second.q + at * SGL_BLOCK, p.second.scale + at, p.second.sum + at, p.second.offset + at, SGL_BLOCK, 1},
+                     sums);
+            for (int i = 0; i < R(); i++) {
+                float* to = p.more + p.row[at + i] * PANEL;
+                store(to, add(load(to), load(sums + i * PANEL)));
+                store(to + 8, add(load(to + 8), load(sums + i * PANEL + 8)));
+            }
+        });
     }
-    if (count) f(found, count);
 }
 
 // The sums of one panel for `rows` rows from `row` on, into p.sums.
@@ -650,17 +681,16 @@ static SGL_APART void multiply_panel(const sgl_linear& w, const Activations& a, 
         return;
     }
     const int blocks = w.in / SGL_BLOCK;
-    if (a.fine) std::memset(p.more, 0, (size_t)rows * PANEL * 4);
+    for (int r = 0; p.blocks_used && r < rows; r++)
+        if (p.has_second[r]) store(p.more + r * PANEL, zero()), store(p.more + r * PANEL + 8, zero());
+    int next_used = 0;
     if (rows <= PACKED_ROWS) {
         in_groups(rows, 4, [&](int r, auto R) {
             multiply_packed<R()>(w.format, panel, codes_of(a, a.first, row + r, 0), blocks, p.sums + r * PANEL);
         });
-        for (int b = 0; a.fine && b < blocks; b++) {
-            each_fine(a, row, rows, b, [&](const uint8_t* which, int count) {
-                unpack_chunk(w.format, panel + (size_t)b * block_bytes(w.format), 1, p);
-                add_second(w.format, a, row, which, count, b, unpacked_at(w.format, p, 0), p);
-            });
-        }
+        if (p.blocks_used) add_second(next_used, blocks, 4, p, [&](auto R, int b, Codes codes, float* sums) {
+            multiply_packed<R()>(w.format, panel + (size_t)b * block_bytes(w.format), codes, 1, sums);
+        });
     } else {
         std::memset(p.sums, 0, (size_t)rows * PANEL * 4);
         for (int first = 0; first < blocks; first += CHUNK) {
@@ -673,29 +703,40 @@ static SGL_APART void multiply_panel(const sgl_linear& w, const Activations& a, 
                 multiply_unpacked<R()>(w.format, unpacked_at(w.format, p, 0), codes_of(a, a.first, row + r, first), some, p.sums + r * PANEL,
                                        next, bytes);
             });
-            for (int b = 0; a.fine && b < some; b++) {
-                each_fine(a, row, rows, first + b, [&](const uint8_t* which, int count) {
-                    add_second(w.format, a, row, which, count, first + b, unpacked_at(w.format, p, b), p);
-                });
-            }
+            if (p.blocks_used) add_second(next_used, first + some, GROUP, p, [&](auto R, int b, Codes codes, float* sums) {
+                std::memset(sums, 0, R() * PANEL * 4);
+                multiply_unpacked<R()>(w.format, unpacked_at(w.format, p, b - first), codes, 1, sums, nullptr, 0);
+            });
         }
     }
-    for (int i = 0; a.fine && i < rows * PANEL; i += 8) store(p.sums + i, add(load(p.sums + i), load(p.more + i)));
+    for (int r = 0; p.blocks_used && r < rows; r++) {
+        if (!p.has_second[r]) continue;
+        float* sums = p.sums + r * PANEL;
+        store(sums, add(load(sums), load(p.more + r * PANEL)));
+        store(sums + 8, add(load(sums + 8), load(p.more + r * PANEL + 8)));
+    }
 }
 
 // out[(r - r0) * ld + (c - c0)] = W x + bias for the rows r0..r1 and the channels c0..c1; fastest with c0 a multiple of 16.
-// `scratch`: linear_scratch_bytes() at a multiple of 64, one per thread.
+// `scratch`: linear_scratch_bytes(in) at a multiple of 64, one per thread.
 static void linear_tile(const sgl_linear& w, const Activations& a, int r0, int r1, int c0, int c1, float* out, int64_t ld, void* scratch) {
-    LinearScratch& p = *(LinearScratch*)scratch;
+    LinearScratch& p = place_scratch(scratch, w.in);
     for (int row = r0; row < r1; row += TILE_ROWS) {
         const int rows = r1 - row < TILE_ROWS ? r1 - row : TILE_ROWS;
+        if (a.fine) gather_second(a, row, rows, p);
         for (int first = c0 / PANEL * PANEL; first < c1; first += PANEL) {
             multiply_panel(w, a, (const char*)w.data + first / PANEL * panel_bytes(w.format, w.in), row, rows, p);
             const int begin = first < c0 ? c0 : first, end = first + PANEL < c1 ? first + PANEL : c1;
             for (int r = 0; r < rows; r++) {
                 float* to = out + (row - r0 + r) * ld - c0;
                 const float* sums = p.sums + r * PANEL - first;
-                for (int c = begin; c < end; c++) to[c] = w.bias ? sums[c] + w.bias[c] : sums[c];
+                if (w.bias) {
+                    for (int c = begin; c < end; c++) to[c] = sums[c] + w.bias[c];
+                } else if (end - begin == PANEL) {
+                    store(to + first, load(sums + first)), store(to + first + 8, load(sums + first + 8));
+                } else {
+                    for (int c = begin; c < end; c++) to[c] = sums[c];
+                }
             }
         }
     }

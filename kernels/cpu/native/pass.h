@@ -62,7 +62,14 @@ static inline int round_up(int a, int b) { return divide_up(a, b) * b; }
 
 class Engine {
 public:
-    Engine(const sgl_model& model, sgl::Pool* pool) : model_(model), pool_(*pool), scratch_(pool->threads()) {}
+    Engine(const sgl_model& model, sgl::Pool* pool) : model_(model), pool_(*pool), scratch_(pool->threads()) {
+        int widest = model.head.in;
+        for (int l = 0; l < model.layers; l++) {
+            const sgl_layer& layer = model.layer[l];
+            for (const sgl_linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) widest = std::max(widest, linear->in);
+        }
+        linear_bytes_ = linear_scratch_bytes(widest);
+    }
 
     // All layers over the new tokens of `rows`, whose keys and values are written; `hidden` [tokens, hidden] is what the final norm takes.
     void forward(char* kv, int64_t layer_bytes, const int64_t* tokens, const sgl_row* rows, int count, bool cascade, float* hidden) {
@@ -146,6 +153,7 @@ private:
     const sgl_model model_;
     sgl::Pool& pool_;
     std::vector<Buffer> scratch_;
+    size_t linear_bytes_ = 0;
     std::vector<Place> places_;
     std::vector<std::pair<int, AttentionPlan>> plans_;
     Buffer query_, seen_, normed_, codes_, gated_, turns_;
@@ -170,9 +178,9 @@ private:
 
     // `floats` for the caller behind what linear_tile needs. Each thread has its own.
     void* scratch(int thread, size_t floats) {
-        return scratch_[thread].at_least(linear_scratch_bytes() + floats * sizeof(float));
+        return scratch_[thread].at_least(linear_bytes_ + floats * sizeof(float));
     }
-    float* beside(void* scratch) { return (float*)((char*)scratch + linear_scratch_bytes()); }
+    float* beside(void* scratch) { return (float*)((char*)scratch + linear_bytes_); }
 
     // f(first row, last, first channel, last, thread) over all tiles; those of one channel block follow each other, so that its weights stay near.
     template <class F>

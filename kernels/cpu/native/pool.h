@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace sgl {
@@ -26,7 +27,7 @@ public:
             for (int task = 0; task < tasks; task++) f(task, 0);
             return;
         }
-        start(tasks, [](void* context, int task, int thread) { (*(F*)context)(task, thread); }, (void*)&f);
+        start(tasks, [](void* context, int task, int thread) { (*(std::remove_reference_t<F>*)context)(task, thread); }, (void*)&f);
     }
 
 private:

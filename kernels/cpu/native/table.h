@@ -13,7 +13,7 @@ static void linear_forward(sgl::Pool& pool, const sgl_linear* linear, const floa
     pool.run(row_blocks * divide_up(linear->out, size.channels), [&](int task, int thread) {
         const int r0 = task % row_blocks * size.rows, c0 = task / row_blocks * size.channels;
         linear_tile(*linear, input, r0, std::min(rows, r0 + size.rows), c0, std::min(linear->out, c0 + size.channels),
-                    out + (size_t)r0 * linear->out + c0, linear->out, scratch[thread].at_least(linear_scratch_bytes()));
+                    out + (size_t)r0 * linear->out + c0, linear->out, scratch[thread].at_least(linear_scratch_bytes(linear->in)));
     });
 }
 
@@ -23,7 +23,7 @@ static void unpack_rows(const sgl_linear* linear, const int64_t* rows, int count
 
 static void attention(sgl::Pool& pool, const sgl_attention* shape, const sgl_row* rows, int count, bool cascade, const float* query,
                       int64_t query_stride, const void* kv, float* out, int64_t out_stride) {
-    AttentionPlan plan;
+    static thread_local AttentionPlan plan;  // its buffers are kept, as an engine keeps them
     plan.build({shape->heads, shape->kv_heads, shape->head_dim, shape->scale, shape->window, shape->kv_format}, rows, count, pool.threads(),
                cascade);
     plan.run(query, query_stride, kv, out, out_stride, pool);
