@@ -42,6 +42,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         page_size: tokens per page, from 1.
         memory: bytes of the KV pool (node.toml also takes "1GiB").
         pages: number of pages instead of `memory`, 0 to use `memory`.
+        claim: take the pool's memory from the system in the background after the start, not as it is first used; on a CPU.
         eviction: which unlocked leaf goes first: least recently used, least often used, or lowest priority.
         pinned: most of the pool that pins may hold together, as a share.
         events: events kept for subscribers that come back.
@@ -50,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     page_size: int = 1
     memory: int = 1 << 30
     pages: int = 0
+    claim: bool = True
     eviction: Literal["lru", "lfu", "priority"] = "lru"
     pinned: float = 0.5
     events: int = 65536

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -38,7 +39,7 @@ from sgl_actors.actors.worker.messages import (
     ResetDone,
     Step,
 )
-from sgl_actors.actors.worker.threads import give_way
+from sgl_actors.actors.worker.threads import MOST_NICE, give_way
 from sgl_actors.errors import InvalidRequest, Overloaded, SglActorsError
 from sgl_actors.lang.constraints.constraint import Constraint
 
@@ -80,6 +81,8 @@ class WorkerActor(Actor):
         self._info: ModelInfo | None = None
         self._loaded = (0, 0)
         self._learning = asyncio.Lock()
+        self._claiming: threading.Thread | None = None
+        self._stopping = False
 
     def loading(self, done: int, total: int) -> None:
         """Note how many bytes of the weights have been read; called from the loading thread."""
@@ -108,6 +111,9 @@ class WorkerActor(Actor):
             kv_bytes=info.pages * info.page_size * info.bytes_per_token,
         )
         self.ctx.task(self._work(runner), name="steps")
+        if cache.claim:
+            self._claiming = threading.Thread(target=self._claim, args=(runner,), name="claim", daemon=True)
+            self._claiming.start()
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """See the module."""
@@ -128,8 +134,15 @@ class WorkerActor(Actor):
                 raise InvalidRequest(f"the worker does not take {message.TAG}")
         return None
 
+    def _claim(self, runner: ModelRunner) -> None:
+        give_way(MOST_NICE)
+        runner.pool.claim(lambda: not self._stopping)
+
     async def stop(self) -> None:
         """Wait for the pass that is running, at most one."""
+        self._stopping = True
+        if self._claiming is not None:
+            await asyncio.to_thread(self._claiming.join)
         await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
 
     def statistics(self) -> dict[str, float]:

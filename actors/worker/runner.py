@@ -159,11 +159,10 @@ class ModelRunner:
         starts = np.cumsum([0] + [run.count for run in runs])
         outcomes = [_Outcome() for _ in runs]
         for run, outcome, start in zip(runs, outcomes, starts.tolist(), strict=False):
-            own = hidden[start : start + run.count]
-            outcome.prompt = self._score_known(run, run.prompt_targets(), own)
-            outcome.forced = self._score_known(run, run.forced_targets(), own)
+            outcome.prompt = self._score_known(run, run.prompt_targets(), hidden, start)
+            outcome.forced = self._score_known(run, run.forced_targets(), hidden, start)
         lasts = starts[:-1] + [run.stop - run.start - 1 for run in runs]
-        self._check_finite(hidden[self._tensor(lasts)], outcomes)
+        self._check_finite(self._rows_of(hidden, lasts), outcomes)
         watch.lap("scoring")
         allowed = self._check_grammars(runs, outcomes, filling.result())
         watch.lap("grammar")
@@ -171,8 +170,12 @@ class ModelRunner:
         for part in _in_parts(sampled, runs):
             rows = np.concatenate([np.arange(lasts[index], starts[index + 1]) for index in part])
             of_part = [runs[index] for index in part], [outcomes[index] for index in part]
-            self._sample(*of_part, hidden[self._tensor(rows)], allowed)
+            self._sample(*of_part, self._rows_of(hidden, rows), allowed)
         return outcomes
+
+    def _rows_of(self, hidden: torch.Tensor, rows: np.ndarray[Any, Any]) -> torch.Tensor:
+        """Those rows, ascending: all of them as they are, where every sequence decodes."""
+        return hidden if len(rows) == len(hidden) else hidden[self._tensor(rows)]
 
     @staticmethod
     def _needs_logits(run: Run, outcome: _Outcome) -> bool:
@@ -182,10 +185,12 @@ class ModelRunner:
 
     @staticmethod
     def _check_finite(last: torch.Tensor, outcomes: list[_Outcome]) -> None:
-        """Fail runs whose last row before drafts (`last`: [runs, hidden]) is not finite. It attends to all tokens before, so it shows theirs.
+        """Fail runs whose last row before drafts (`last`: [runs, hidden]) is not finite, which its sum shows. It attends to all tokens before, so it shows theirs.
 
         A draft's row that is not finite has no distribution, so that the draft is not accepted.
         """
+        if bool(torch.isfinite(last.sum())):
+            return
         for outcome, finite in zip(outcomes, torch.isfinite(last).all(dim=1).tolist(), strict=True):
             if not finite:
                 outcome.error = NOT_FINITE
@@ -290,15 +295,15 @@ class ModelRunner:
             for (outcome, _), entry in zip(wanted, entries, strict=True):
                 outcome.logprobs.append(entry)
 
-    def _score_known(self, run: Run, targets: range, hidden: torch.Tensor) -> list[TokenLogprob]:
-        """Log probabilities of tokens that are known, of the prompt or forced; `hidden` are the rows of this run alone."""
+    def _score_known(self, run: Run, targets: range, hidden: torch.Tensor, start: int) -> list[TokenLogprob]:
+        """Log probabilities of tokens that are known, of the prompt or forced; the rows of this run begin at `start`."""
         tokens, entries = run.sequence.token_ids, []
         if targets and targets[0] == 0:
             entries.append(TokenLogprob(tokens[0], None))
             targets = targets[1:]
         if not targets:
             return entries
-        first = targets[0] - 1 - run.start
+        first = start + targets[0] - 1 - run.start
         at = targets[0]
         for logits in self.model.logits_in_parts(hidden[first : first + len(targets)]):
             self.profiler.head(len(logits))
