@@ -96,6 +96,7 @@ async def server_info(request: Request) -> Response:
             "dtype": info.dtype,
             "compute": info.compute,
             "deterministic": info.deterministic,
+            "kernels": info.kernels,
             "device": info.device,
             "threads": info.threads,
             "max_total_num_tokens": info.pages * info.page_size,

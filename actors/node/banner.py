@@ -33,6 +33,16 @@ def describe_start(name: str, file: str, log_dir: str) -> list[str]:
     return [_line("node", f"{name} ({file or 'defaults'})"), _line("logs", log_dir)]
 
 
+KERNELS = {
+    "vnni": "native kernels for AVX-512 VNNI",
+    "avx2": "native kernels for AVX2",
+    "portable": "native kernels for any processor",
+    "torch": "torch's kernels",
+    "triton": "Triton's kernels",
+}
+"""`ModelInfo.kernels` in words."""
+
+
 def describe_model(info: ModelInfo) -> list[str]:
     """What is loaded, on what, and the KV budget as a sum."""
     dtype = SHORT_DTYPES.get(info.compute, info.compute)
@@ -42,7 +52,7 @@ def describe_model(info: ModelInfo) -> list[str]:
             "model", f"{info.served_name} ({info.architecture}, {info.vocabulary:,} tokens in its vocabulary)"
         ),
         _line("weights", info.path),
-        _line("device", f"{info.device}{threads}, {dtype}"),
+        _line("device", f"{info.device}{threads}, {dtype}, {KERNELS.get(info.kernels, info.kernels)}"),
         _line("context", f"{info.context:,} tokens per sequence"),
         _line("KV pool", kv_sum(info)),
     ]

@@ -102,6 +102,8 @@ class WorkerActor(Actor):
             path=info.path,
             architecture=info.architecture,
             seconds=round(self.ctx.now() - began, 2),
+            compute=info.compute,
+            kernels=info.kernels,
             dtype=info.dtype,
             device=info.device,
             threads=info.threads,
@@ -110,6 +112,10 @@ class WorkerActor(Actor):
             page_size=info.page_size,
             kv_bytes=info.pages * info.page_size * info.bytes_per_token,
         )
+        if info.kernels == "torch" and model.dtype == "auto":
+            self.log.warning(
+                "the native kernels are not built or switched off: torch's are several times slower"
+            )
         self.ctx.task(self._work(runner), name="steps")
         if cache.claim:
             self._claiming = threading.Thread(target=self._claim, args=(runner,), name="claim", daemon=True)

@@ -76,6 +76,7 @@ def load_runner(
         threads=threads,
         compute=loaded.compute,
         deterministic=compute is not None,
+        kernels=name_kernels(compute, device),
     )
     return ModelRunner(loaded, pool, context=context), info
 
@@ -125,6 +126,13 @@ def choose_compute(model: Options, device: torch.device) -> Compute | None:
     if model.deterministic:
         raise ConfigError(f"[model] deterministic: is {missing}")
     return None
+
+
+def name_kernels(compute: Compute | None, device: torch.device) -> str:
+    """For `ModelInfo.kernels`."""
+    if compute is not None:
+        return native.instruction_set()
+    return "torch" if device.type == "cpu" else "triton"
 
 
 def choose_kv(name: str) -> torch.dtype:

@@ -126,6 +126,7 @@ class ModelInfo(Message):
         threads: compute threads.
         compute: how weights are kept and multiplied: "fp32", "int8", "int4" (whatever the file has, with "auto"), or the dtype without native kernels.
         deterministic: a sequence's output does not depend on what runs beside it, on chunks, or on what was cached.
+        kernels: what computes: the native library for "vnni", "avx2" or as "portable"; "torch", "triton".
     """
 
     served_name: str
@@ -142,6 +143,7 @@ class ModelInfo(Message):
     threads: int
     compute: str = ""
     deterministic: bool = False
+    kernels: str = ""
 
 
 class NewSequence(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

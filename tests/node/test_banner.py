@@ -36,6 +36,7 @@ INFO = ModelInfo(
     device="cpu",
     threads=2,
     compute="int4",
+    kernels="avx2",
 )
 
 
@@ -56,7 +57,7 @@ def test_what_was_detected_is_shown() -> None:
     assert describe_model(INFO) == [
         "model   SmolLM2-135M-Instruct (LlamaForCausalLM, 49,152 tokens in its vocabulary)",
         "weights /models/m.gguf",
-        "device  cpu, 2 threads, int4",
+        "device  cpu, 2 threads, int4, native kernels for AVX2",
         "context 8,192 tokens per sequence",
         "KV pool 23,301 tokens × 46,080 B = 1.0 GiB (fp32)",
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -53,6 +55,24 @@ def test_pages_fill_the_memory_or_are_given() -> None:
         count_pages(CacheOptions(page_size=4, memory=4 * token - 1), config, torch.float32)
     with pytest.raises(ConfigError, match="page_size"):
         count_pages(CacheOptions(page_size=0), config, torch.float32)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux claims memory ahead of its use")
+def test_claimed_memory_keeps_its_contents_and_stops_when_told() -> None:
+    """What was written stays; after the first refusal of `going` nothing more is claimed."""
+    psutil = pytest.importorskip("psutil")
+    process = psutil.Process()
+    pool = KvPool(
+        layers=2, pages=1 << 18, page_size=1, kv_heads=2, head_dim=32, dtype=torch.float32, device=CPU
+    )
+    pool.write(1, torch.tensor([5]), torch.ones(1, 2, 2, 32))
+    before = process.memory_info().rss
+    asked = iter([True] * 8)
+    pool.claim(lambda: next(asked, False))
+    assert 8e6 < process.memory_info().rss - before < 40e6
+    pool.claim(lambda: True)
+    assert process.memory_info().rss - before > 200e6
+    assert pool.layer(1)[5].sum() == 128
 
 
 def test_a_large_pool_takes_no_memory_before_it_is_written() -> None:
