@@ -68,10 +68,6 @@ class KvPool:
         """[slots, 2, kv_heads, head_dim]: keys at 0, values at 1 of the second dimension."""
         return self._layers[index]
 
-    def write(self, index: int, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
-        """Store [tokens, 2, kv_heads, head_dim] in that layer at `slots` [tokens]."""
-        self._layers[index].index_copy_(0, slots, keys_values)
-
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """`torch.empty`, on a CPU in memory that numpy allocates: it asks for huge pages, and a first write of 4 KB at a time costs as much as what is written there."""
