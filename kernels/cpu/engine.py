@@ -16,8 +16,8 @@ import torch
 from sgl_actors.kernels.attention import AttentionRow
 from sgl_actors.kernels.cpu.native import (
     KINDS,
+    KV_FORMATS,
     Format,
-    KvFormat,
     LayerStruct,
     LinearStruct,
     ModelStruct,
@@ -27,7 +27,6 @@ from sgl_actors.kernels.cpu.native import (
     required,
 )
 
-KV_FORMATS = {torch.float32: KvFormat.F32, torch.float16: KvFormat.F16}
 EVENTS = 1 << 18
 """Most events handed over at once."""
 

@@ -35,6 +35,9 @@ class KvFormat(IntEnum):
     F16 = 1
 
 
+KV_FORMATS = {torch.float32: KvFormat.F32, torch.float16: KvFormat.F16}
+"""By the dtype of the pool."""
+
 KINDS = ("embed", "norm", "qkv", "attention", "output", "gate_up", "down", "head", "rank")
 """Kinds of operation whose time an engine adds up, in the library's order."""
 

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from sgl_actors.kernels.attention import AttentionRow
-from sgl_actors.kernels.cpu.native import AttentionStruct, KvFormat, Pool, RowStruct, address, required
+from sgl_actors.kernels.cpu.native import KV_FORMATS, AttentionStruct, Pool, RowStruct, address, required
 
-KV_FORMATS = {torch.float32: KvFormat.F32, torch.float16: KvFormat.F16}
 LANES = 8
 
 
