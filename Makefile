@@ -1,4 +1,4 @@
-# `make start` and `make test` work from a bare clone on a machine with Python 3.11 or later, git, make and a C compiler.
+# `make start` and `make test` work from a bare clone on a machine with Python 3.11 or later, git, make and a C++ compiler.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,6 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SGLANG := $(VENV)/sglang
+NATIVE := $(wildcard kernels/cpu/native/*.h kernels/cpu/native/*.cpp)
 CODE := actors lang kernels src tests benchmarks examples
 
 .DEFAULT_GOAL := help
@@ -45,7 +46,7 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name it with PYTHON=…" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "installing into $(VENV); the first time takes some minutes"
 	$(PIP) install -c constraints.txt setuptools
 	$(PIP) install -c constraints.txt --no-build-isolation --editable .
