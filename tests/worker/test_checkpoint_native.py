@@ -23,9 +23,9 @@ SLACK = 0.06
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built here")
 
 
-def logits(path: Path, compute: Compute) -> torch.Tensor:
+def logits(path: Path, compute: Compute, kv: torch.dtype = torch.float32) -> torch.Tensor:
     """[tokens, vocabulary] of `TOKENS`."""
-    model = load_native_model(path, compute=compute)
+    model = load_native_model(path, compute=compute, kv_dtype=kv)
     config, places = model.config, torch.arange(len(TOKENS))
     pool = KvPool(
         layers=config.layers,
@@ -33,7 +33,7 @@ def logits(path: Path, compute: Compute) -> torch.Tensor:
         page_size=1,
         kv_heads=config.kv_heads,
         head_dim=config.head_dim,
-        dtype=torch.float32,
+        dtype=kv,
         device=CPU,
     )
     batch = ForwardBatch(torch.tensor(TOKENS), places, places, [AttentionRow(places, len(TOKENS))])
@@ -83,3 +83,23 @@ def test_a_folder_in_bf16_is_read(tmp_path: Path) -> None:
     wanted = their_logits(theirs)
     theirs.to(torch.bfloat16).save_pretrained(tmp_path)
     assert torch.allclose(logits(tmp_path, "fp32"), wanted, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"sliding_window": 5}, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}],
+)
+def test_windows_are_seen(sizes: dict[str, Any], tmp_path: Path) -> None:
+    """A sliding window of all layers or of some limits what the native attention reads."""
+    theirs = wide("Qwen2" if "max_window_layers" in sizes else "Mistral", **sizes)
+    theirs.save_pretrained(tmp_path)
+    assert torch.allclose(logits(tmp_path, "fp32"), their_logits(theirs), atol=2e-4)
+
+
+def test_keys_and_values_in_fp16_are_near(tmp_path: Path) -> None:
+    """A pool of half the bytes costs less than a thousandth of the logits, though not nothing."""
+    theirs = wide()
+    theirs.save_pretrained(tmp_path)
+    wanted, found = their_logits(theirs), logits(tmp_path, "fp32", torch.float16)
+    assert 0 < (found - wanted).norm() < 1e-3 * wanted.norm()
+    assert not torch.equal(found, logits(tmp_path, "fp32"))
