@@ -38,7 +38,8 @@ def load_runner(
     compute = choose_compute(model, device)
     loaded: CausalLM | GraphedLM | NativeLM
     if compute is None:
-        dtype = choose_dtype(model.dtype, device)
+        exact = model.compute == "fp32" and model.dtype == "auto"
+        dtype = choose_dtype("float32" if exact else model.dtype, device)
         torch.set_num_threads(threads)
         loaded = load_model(model.path, dtype=dtype, device=device, threads=threads, progress=progress)
         if model.cuda_graphs and device.type == "cuda":
@@ -112,6 +113,8 @@ def choose_compute(model: Options, device: torch.device) -> Compute | None:
     wanted = next((name for name in COMPUTES if name == model.compute), None)
     if wanted is None:
         raise ConfigError(f"[model] compute: {model.compute!r}, expected {', '.join(COMPUTES)}")
+    if wanted == "fp32" and model.dtype not in ("auto", "float32"):
+        raise ConfigError(f"[model] compute: 'fp32' and dtype {model.dtype!r} exclude each other")
     missing = ""
     if device.type != "cpu":
         missing = "for CPUs alone"
@@ -123,6 +126,8 @@ def choose_compute(model: Options, device: torch.device) -> Compute | None:
         return "fp32" if wanted == "auto" and model.dtype == "float32" else wanted
     if wanted in ("int8", "int4"):
         raise ConfigError(f"[model] compute: {wanted!r} is {missing}")
+    if model.kv != "auto":
+        raise ConfigError(f"[model] kv: {model.kv!r} is {missing}")
     if model.deterministic:
         raise ConfigError(f"[model] deterministic: is {missing}")
     return None

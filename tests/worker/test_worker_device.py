@@ -8,9 +8,18 @@ import pytest
 import torch
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
-from sgl_actors.actors.worker.device import choose_context, choose_device, choose_dtype, count_pages
+from sgl_actors.actors.worker.device import (
+    choose_compute,
+    choose_context,
+    choose_device,
+    choose_dtype,
+    choose_kv,
+    count_pages,
+)
+from sgl_actors.actors.worker.messages import Options
 from sgl_actors.actors.worker.model.kv_pool import KvPool
 from sgl_actors.errors import ConfigError
+from sgl_actors.kernels.cpu import native
 from tests.worker.harness import CPU, tiny_config
 
 
@@ -42,6 +51,40 @@ def test_the_context_is_the_checkpoints_or_less() -> None:
     assert choose_context(100, config) == 100
     with pytest.raises(ConfigError, match="257 is more than the model's 256"):
         choose_context(257, config)
+
+
+def test_the_native_kernels_take_what_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the library, on a CPU: every `compute`, and fp32 if that dtype is asked for; another dtype is torch's."""
+    monkeypatch.setattr(native, "library", object)
+    for compute in ("auto", "fp32", "int8", "int4"):
+        assert choose_compute(Options(compute=compute, deterministic=True), CPU) == compute
+    assert choose_compute(Options(dtype="float32"), CPU) == "fp32"
+    assert choose_compute(Options(dtype="bfloat16"), CPU) is None
+    assert (choose_kv("auto"), choose_kv("float16")) == (torch.float32, torch.float16)
+
+
+@pytest.mark.parametrize(
+    "option", [{"compute": "int8"}, {"compute": "int4"}, {"kv": "float16"}, {"deterministic": True}]
+)
+@pytest.mark.parametrize(("device", "reason"), [("cpu", "not built"), ("cuda", "for CPUs alone")])
+def test_what_only_the_native_kernels_do_is_refused_without_them(
+    option: dict[str, object], device: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that was asked for is left out in silence; without any of it torch serves."""
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert choose_compute(Options(), torch.device(device)) is None
+    with pytest.raises(ConfigError, match=f"{next(iter(option))}.*{reason}"):
+        choose_compute(Options(**option), torch.device(device))  # type: ignore[arg-type]
+
+
+def test_contradictions_and_unknown_names_are_refused() -> None:
+    """Exact weights in another type than fp32; a `compute` or `kv` that does not exist."""
+    with pytest.raises(ConfigError, match="'fp32' and dtype 'bfloat16' exclude each other"):
+        choose_compute(Options(compute="fp32", dtype="bfloat16"), CPU)
+    with pytest.raises(ConfigError, match="'int3', expected auto, fp32, int8, int4"):
+        choose_compute(Options(compute="int3"), CPU)
+    with pytest.raises(ConfigError, match="'int8', expected auto, float32, float16"):
+        choose_kv("int8")
 
 
 def test_pages_fill_the_memory_or_are_given() -> None:
