@@ -8,7 +8,13 @@ from pathlib import Path
 import torch
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
-from sgl_actors.actors.worker.checkpoint import Compute, Progress, load_model, load_native_model
+from sgl_actors.actors.worker.checkpoint import (
+    Compute,
+    Progress,
+    load_model,
+    load_native_model,
+    open_checkpoint,
+)
 from sgl_actors.actors.worker.messages import ModelInfo, Options
 from sgl_actors.actors.worker.model.causal_lm import CausalLM
 from sgl_actors.actors.worker.model.config import ModelConfig
@@ -18,6 +24,7 @@ from sgl_actors.actors.worker.model.native_lm import NativeLM
 from sgl_actors.actors.worker.runner import ModelRunner
 from sgl_actors.errors import ConfigError
 from sgl_actors.kernels.cpu import native
+from sgl_actors.kernels.cpu.native import LANES
 
 COMPUTES: tuple[Compute, ...] = ("auto", "fp32", "int8", "int4")
 """What `compute` may be; "auto" leaves every weight as the file keeps it, as far as the native kernels take it."""
@@ -35,20 +42,21 @@ def load_runner(
     """
     device = choose_device(model.device)
     threads = model.threads or count_cores()
-    compute = choose_compute(model, device)
+    source = open_checkpoint(model.path)
+    compute = choose_compute(model, device, source.config)
     loaded: CausalLM | GraphedLM | NativeLM
     if compute is None:
         exact = model.compute == "fp32" and model.dtype == "auto"
         dtype = choose_dtype("float32" if exact else model.dtype, device)
         torch.set_num_threads(threads)
-        loaded = load_model(model.path, dtype=dtype, device=device, threads=threads, progress=progress)
+        loaded = load_model(source, dtype=dtype, device=device, threads=threads, progress=progress)
         if model.cuda_graphs and device.type == "cuda":
             loaded = GraphedLM(loaded)
     else:
         dtype = choose_kv(model.kv)
         torch.set_num_threads(1)
         loaded = load_native_model(
-            model.path, compute=compute, kv_dtype=dtype, threads=threads, progress=progress
+            source, compute=compute, kv_dtype=dtype, threads=threads, progress=progress
         )
     config = loaded.config
     context = choose_context(model.context, config)
@@ -104,8 +112,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_compute(model: Options, device: torch.device) -> Compute | None:
-    """One of `COMPUTES` for the native kernels; None where torch's own serve: on a GPU, without the library, or when another dtype is asked for.
+def choose_compute(model: Options, device: torch.device, config: ModelConfig) -> Compute | None:
+    """One of `COMPUTES` for the native kernels; None where torch's own serve: on a GPU, without the library, for odd heads, or when another dtype is asked for.
 
     Raises:
         ConfigError: what is asked for is not to be had here.
@@ -120,6 +128,8 @@ def choose_compute(model: Options, device: torch.device) -> Compute | None:
         missing = "for CPUs alone"
     elif native.library() is None:
         missing = "for the native kernels, which are not built: reinstall where a C++20 compiler is at hand"
+    elif config.head_dim % LANES:
+        missing = f"for heads of a multiple of {LANES}, not {config.head_dim}"
     elif wanted == "auto" and model.dtype not in ("auto", "float32"):
         missing = f"for fp32 and quantised weights, not for dtype {model.dtype!r}"
     if not missing:

@@ -17,6 +17,7 @@ from sgl_actors.kernels.attention import AttentionRow
 from sgl_actors.kernels.cpu.native import (
     KINDS,
     KV_FORMATS,
+    LANES,
     Format,
     LayerStruct,
     LinearStruct,
@@ -118,7 +119,7 @@ class Engine:
 
     Raises:
         RuntimeError: the native library is not there.
-        ValueError: keys and values of another dtype than fp32 or fp16; no head of a size divisible by 8.
+        ValueError: keys and values of another dtype than fp32 or fp16; heads of a size that is no multiple of `LANES`.
     """
 
     def __init__(
@@ -126,8 +127,8 @@ class Engine:
     ) -> None:
         if kv_dtype not in KV_FORMATS:
             raise ValueError(f"keys and values of {kv_dtype}, expected {', '.join(map(str, KV_FORMATS))}")
-        if model.head_dim % 8:
-            raise ValueError(f"head_dim {model.head_dim}, the native attention needs a multiple of 8")
+        if model.head_dim % LANES:
+            raise ValueError(f"head_dim {model.head_dim}, the native attention needs a multiple of {LANES}")
         self.model = model
         self.kv_dtype = kv_dtype
         self.cascade = True

@@ -16,6 +16,8 @@ import torch
 
 BLOCK = 32
 """Values of one output channel that share a scale."""
+LANES = 8
+"""A head's size is a multiple of it."""
 
 
 class Format(IntEnum):

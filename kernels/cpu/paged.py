@@ -8,9 +8,15 @@ from collections.abc import Sequence
 import torch
 
 from sgl_actors.kernels.attention import AttentionRow
-from sgl_actors.kernels.cpu.native import KV_FORMATS, AttentionStruct, Pool, RowStruct, address, required
-
-LANES = 8
+from sgl_actors.kernels.cpu.native import (
+    KV_FORMATS,
+    LANES,
+    AttentionStruct,
+    Pool,
+    RowStruct,
+    address,
+    required,
+)
 
 
 def paged_attention(

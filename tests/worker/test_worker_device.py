@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -57,9 +58,9 @@ def test_the_native_kernels_take_what_they_can(monkeypatch: pytest.MonkeyPatch) 
     """With the library, on a CPU: every `compute`, and fp32 if that dtype is asked for; another dtype is torch's."""
     monkeypatch.setattr(native, "library", object)
     for compute in ("auto", "fp32", "int8", "int4"):
-        assert choose_compute(Options(compute=compute, deterministic=True), CPU) == compute
-    assert choose_compute(Options(dtype="float32"), CPU) == "fp32"
-    assert choose_compute(Options(dtype="bfloat16"), CPU) is None
+        assert choose_compute(Options(compute=compute, deterministic=True), CPU, tiny_config()) == compute
+    assert choose_compute(Options(dtype="float32"), CPU, tiny_config()) == "fp32"
+    assert choose_compute(Options(dtype="bfloat16"), CPU, tiny_config()) is None
     assert (choose_kv("auto"), choose_kv("float16")) == (torch.float32, torch.float16)
 
 
@@ -72,17 +73,26 @@ def test_what_only_the_native_kernels_do_is_refused_without_them(
 ) -> None:
     """Nothing that was asked for is left out in silence; without any of it torch serves."""
     monkeypatch.setattr(native, "library", lambda: None)
-    assert choose_compute(Options(), torch.device(device)) is None
+    assert choose_compute(Options(), torch.device(device), tiny_config()) is None
     with pytest.raises(ConfigError, match=f"{next(iter(option))}.*{reason}"):
-        choose_compute(Options(**option), torch.device(device))  # type: ignore[arg-type]
+        choose_compute(Options(**option), torch.device(device), tiny_config())  # type: ignore[arg-type]
+
+
+def test_heads_that_the_native_kernels_do_not_take_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head_dim of 100 runs as before; what only the native kernels do is refused for it."""
+    monkeypatch.setattr(native, "library", object)
+    odd = dataclasses.replace(tiny_config(), head_dim=100)
+    assert choose_compute(Options(), CPU, odd) is None
+    with pytest.raises(ConfigError, match="'int8' is for heads of a multiple of 8, not 100"):
+        choose_compute(Options(compute="int8"), CPU, odd)
 
 
 def test_contradictions_and_unknown_names_are_refused() -> None:
     """Exact weights in another type than fp32; a `compute` or `kv` that does not exist."""
     with pytest.raises(ConfigError, match="'fp32' and dtype 'bfloat16' exclude each other"):
-        choose_compute(Options(compute="fp32", dtype="bfloat16"), CPU)
+        choose_compute(Options(compute="fp32", dtype="bfloat16"), CPU, tiny_config())
     with pytest.raises(ConfigError, match="'int3', expected auto, fp32, int8, int4"):
-        choose_compute(Options(compute="int3"), CPU)
+        choose_compute(Options(compute="int3"), CPU, tiny_config())
     with pytest.raises(ConfigError, match="'int8', expected auto, float32, float16"):
         choose_kv("int8")
 
@@ -108,7 +118,7 @@ def test_claimed_memory_keeps_its_contents_and_stops_when_told() -> None:
     pool = KvPool(
         layers=2, pages=1 << 18, page_size=1, kv_heads=2, head_dim=32, dtype=torch.float32, device=CPU
     )
-    pool.write(1, torch.tensor([5]), torch.ones(1, 2, 2, 32))
+    pool.layer(1)[5] = 1
     before = process.memory_info().rss
     asked = iter([True] * 8)
     pool.claim(lambda: next(asked, False))

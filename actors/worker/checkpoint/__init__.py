@@ -40,7 +40,7 @@ def open_checkpoint(path: str | Path) -> TensorSource:
 
 
 def load_model(
-    path: str | Path,
+    path: str | Path | TensorSource,
     *,
     dtype: torch.dtype,
     device: torch.device,
@@ -50,7 +50,7 @@ def load_model(
     """Read a model, fuse and pack its weights.
 
     Args:
-        path: a .gguf file or a Hugging Face folder.
+        path: a .gguf file, a Hugging Face folder, or either opened.
         dtype: to convert weights to.
         device: where they go.
         threads: to dequantise with.
@@ -59,13 +59,13 @@ def load_model(
     Raises:
         CheckpointError: see `open_checkpoint`; a tensor is missing, of another shape, or of no use to this family.
     """
-    source = open_checkpoint(path)
+    source = open_checkpoint(path) if isinstance(path, (str, Path)) else path
     weights = assemble(source, dtype=dtype, device=device, threads=threads, progress=progress)
     return CausalLM(source.config, weights)
 
 
 def load_native_model(
-    path: str | Path,
+    path: str | Path | TensorSource,
     *,
     compute: Compute = "auto",
     kv_dtype: torch.dtype = torch.float32,
@@ -75,7 +75,7 @@ def load_native_model(
     """Read a model for the native CPU engine.
 
     Args:
-        path: a .gguf file or a Hugging Face folder.
+        path: a .gguf file, a Hugging Face folder, or either opened.
         compute: how matrices are kept.
         kv_dtype: of keys and values in the pool: fp32 or fp16.
         threads: to decode with, and of the engine.
@@ -85,7 +85,7 @@ def load_native_model(
         CheckpointError: see `load_model`; or a matrix cannot be kept that way.
         RuntimeError: the native library is not there.
     """
-    source = open_checkpoint(path)
+    source = open_checkpoint(path) if isinstance(path, (str, Path)) else path
     model = assemble_native(source, compute=compute, threads=threads, progress=progress)
     return NativeLM(source.config, Engine(model, threads=threads, kv_dtype=kv_dtype))
 
