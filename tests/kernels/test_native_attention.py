@@ -220,3 +220,14 @@ def test_shapes_that_do_not_fit_are_refused(pool: Pool, query: tuple[int, ...], 
         paged_attention(
             pool, torch.zeros(query), torch.zeros(kv), [AttentionRow(torch.arange(3), 1)], scale=1.0
         )
+
+
+@pytest.mark.parametrize("at", [5, 70])
+def test_a_key_beyond_fp16_shows_in_the_result(pool: Pool, isa: int, at: int) -> None:
+    """Its product with a query is no number: neither it nor the keys before it are silently left out."""
+    kv = torch.ones(100, 2, 1, 16, dtype=torch.float16)
+    kv[at, 0, 0, :2] = torch.inf
+    query = torch.ones(1, 1, 16)
+    query[..., 1] = -1
+    out = paged_attention(pool, query, kv, [AttentionRow(torch.arange(100), 1)], scale=SCALE, isa=isa)
+    assert out.isnan().all()

@@ -30,11 +30,11 @@ static inline float largest(F8 a) {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
-// e^x, relative error below 2e-7 (Cephes' polynomial after reduction by ln 2); x below -87 gives 0, -inf too.
+// e^x, relative error below 2e-7 (Cephes' polynomial after reduction by ln 2); x below -87 gives 0, -inf too. NaN stays.
 static inline F8 exp(F8 x) {
     const F8 low = set1(-87.0f);
-    const F8 in = _mm256_cmp_ps(x, low, _CMP_GE_OQ);
-    x = min(max(x, low), set1(88.0f));
+    const F8 in = _mm256_cmp_ps(x, low, _CMP_NLT_UQ);
+    x = min(set1(88.0f), max(low, x));  // of a NaN and a number the instructions give the second
     const F8 n = _mm256_round_ps(mul(x, set1(1.44269504088896341f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     F8 r = fma(n, set1(-0.693359375f), x);
     r = fma(n, set1(2.12194440e-4f), r);
