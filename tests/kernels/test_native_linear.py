@@ -314,3 +314,10 @@ def test_memory_of_weights_is_aligned_and_not_shared() -> None:
         assert piece.data_ptr() % ALIGNMENT == 0
         assert (piece[:1000] == number).all()
         assert piece[-1] == number
+
+
+@pytest.mark.parametrize("kind", [Format.F32, *QUANTISED])
+def test_no_rows_are_no_work(pool: Pool, isa: int, kind: Format) -> None:
+    """A batch of nothing gives nothing."""
+    weight = random_weight(kind, 17, BLOCK, 0).packed
+    assert linear(pool, weight, torch.empty(0, BLOCK), isa=isa).shape == (0, 17)

@@ -103,3 +103,13 @@ def test_keys_and_values_in_fp16_are_near(tmp_path: Path) -> None:
     wanted, found = their_logits(theirs), logits(tmp_path, "fp32", torch.float16)
     assert 0 < (found - wanted).norm() < 1e-3 * wanted.norm()
     assert not torch.equal(found, logits(tmp_path, "fp32"))
+
+
+def test_no_rows_have_no_logits(tmp_path: Path) -> None:
+    """Neither have no tokens a hidden state."""
+    write_gguf(tmp_path / "m.gguf", wide())
+    model = load_native_model(tmp_path / "m.gguf")
+    config = model.config
+    kv = torch.empty(config.layers, 2, 2, config.kv_heads, config.head_dim)
+    hidden = model.engine.forward(torch.empty(0, dtype=torch.int64), [], kv)
+    assert model.logits(hidden).shape == (0, config.vocabulary)

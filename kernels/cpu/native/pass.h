@@ -185,6 +185,7 @@ private:
     // f(first row, last, first channel, last, thread) over all tiles; those of one channel block follow each other, so that its weights stay near.
     template <class F>
     void each_tile(int rows, int channels, Tiling size, F&& f) {
+        if (rows == 0) return;
         const int row_blocks = divide_up(rows, size.rows), channel_blocks = divide_up(channels, size.channels);
         pool_.run(row_blocks * channel_blocks, [&](int task, int thread) {
             const int r0 = task % row_blocks * size.rows, c0 = task / row_blocks * size.channels;

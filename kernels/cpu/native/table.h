@@ -1,6 +1,7 @@
 // The table of one instruction set. Included last inside of its namespace.
 
 static void linear_forward(sgl::Pool& pool, const sgl_linear* linear, const float* x, int rows, float* out) {
+    if (rows == 0) return;
     Buffer codes;
     Activations input{rows, linear->in, x, linear->in, {}, {}, nullptr, 0};
     if (is_quantised(*linear)) {
