@@ -175,7 +175,21 @@ class Engine:
 
         Returns:
             [tokens, hidden] fp32 before the final norm; `logits` takes rows of it.
+
+        Raises:
+            ValueError: a token that is not in the embedding, or rows that are not of these tokens.
         """
+        if (
+            len(token_ids)
+            and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < self.model.embedding.out
+        ):
+            raise ValueError(
+                f"tokens {int(token_ids.min())} to {int(token_ids.max())} of an embedding of {self.model.embedding.out}"
+            )
+        if sum(row.new for row in rows) != len(token_ids) or any(row.new > len(row.slots) for row in rows):
+            raise ValueError(
+                f"rows of {[(len(row.slots), row.new) for row in rows]} (slots, new) for {len(token_ids)} tokens"
+            )
         hidden = torch.empty(len(token_ids), self.model.hidden)
         packed = (RowStruct * len(rows))(
             *(RowStruct(address(row.slots, torch.int64), len(row.slots), row.new) for row in rows)

@@ -105,6 +105,19 @@ def test_keys_and_values_in_fp16_are_near(tmp_path: Path) -> None:
     assert not torch.equal(found, logits(tmp_path, "fp32"))
 
 
+@pytest.mark.parametrize("token", [-1, 1 << 40])
+def test_a_token_that_is_not_in_the_embedding_is_refused(token: int, tmp_path: Path) -> None:
+    """No memory behind the weights is read for it."""
+    write_gguf(tmp_path / "m.gguf", wide())
+    model = load_native_model(tmp_path / "m.gguf")
+    config, places = model.config, torch.arange(2)
+    kv = torch.empty(config.layers, 2, 2, config.kv_heads, config.head_dim)
+    with pytest.raises(ValueError, match="of an embedding of"):
+        model.engine.forward(torch.tensor([1, token]), [AttentionRow(places, 2)], kv)
+    with pytest.raises(ValueError, match="for 1 tokens"):
+        model.engine.forward(torch.tensor([1]), [AttentionRow(places, 2)], kv)
+
+
 def test_no_rows_have_no_logits(tmp_path: Path) -> None:
     """Neither have no tokens a hidden state."""
     write_gguf(tmp_path / "m.gguf", wide())
