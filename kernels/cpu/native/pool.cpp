@@ -1,5 +1,8 @@
 #include "pool.h"
 
+#include <algorithm>
+#include <system_error>
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #define SGL_PAUSE() _mm_pause()
@@ -17,7 +20,11 @@ uint64_t generation_of(uint64_t ticket) { return ticket >> 40; }
 }  // namespace
 
 Pool::Pool(int threads) {
-    for (int thread = 1; thread < threads; thread++) others_.emplace_back([this, thread] { serve(thread); });
+    others_.reserve(std::max(0, threads - 1));
+    try {
+        for (int thread = 1; thread < threads; thread++) others_.emplace_back([this, thread] { serve(thread); });
+    } catch (const std::system_error&) {  // the system gives no more: fewer do
+    }
 }
 
 Pool::~Pool() {
@@ -32,7 +39,8 @@ void Pool::start(int tasks, Call call, void* context) {
     context_ = context;
     left_.store(tasks, std::memory_order_relaxed);
     const uint64_t generation = (generation_of(ticket_.load(std::memory_order_relaxed)) + 1) & 0xffffff;
-    ticket_.store(generation << 40 | (uint64_t)tasks << 20, std::memory_order_release);
+    // In one total order with the count of those who wait, which notify_all looks at: else it may miss one that is just falling asleep.
+    ticket_.store(generation << 40 | (uint64_t)tasks << 20, std::memory_order_seq_cst);
     ticket_.notify_all();
     work(generation, 0);
     int spins = 0;

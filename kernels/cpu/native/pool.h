@@ -13,7 +13,7 @@ namespace sgl {
 
 class Pool {
 public:
-    explicit Pool(int threads);  // the calling thread is one of them
+    explicit Pool(int threads);  // the calling thread is one of them; fewer where the system gives no more
     ~Pool();
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
