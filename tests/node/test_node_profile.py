@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from sgl_actors.actors.node.profile import BUS, HANDOVER, IDLE, OTHER, SCHEDULER
 from sgl_actors.actors.node.profile_client import check_seconds
 from sgl_actors.actors.worker.messages import PartTime, Profiled, Slice, Step, StepTime
 from sgl_actors.cli.app import app
+from sgl_actors.cli.profile import show_profile, write_trace
 from sgl_actors.errors import ConfigError, InvalidRequest
 from tests.node.test_processes import running, write_config
 
@@ -132,6 +134,27 @@ def test_lengths_that_are_refused(seconds: float) -> None:
     result = CliRunner().invoke(app, ["profile", "--seconds", str(seconds)])
     assert isinstance(result.exception, ConfigError)
     assert result.exception.message.startswith("--seconds: expected more than 0")
+
+
+def test_a_trace_cannot_be_a_folder(tmp_path: Path) -> None:
+    """That is said before anything is watched; what else keeps the file from being written, on one line."""
+    result = CliRunner().invoke(app, ["profile", "--trace", str(tmp_path)])
+    assert isinstance(result.exception, ConfigError)
+    assert "is a folder" in result.exception.message
+    with pytest.raises(ConfigError, match="--trace .*: No such file"):
+        write_trace(summarise(PROFILED, recorded()), tmp_path / "gone" / "t.json")
+
+
+def test_what_an_idle_node_is_shown_as() -> None:
+    """The table says that nothing was computed, and has no name of the microkernel's own."""
+    kernel = [Handled("@", "kernel.Record", 1.0, 1.5)]
+    found = summarise(
+        Profiled(0.0, 2.0, 1, [], [], []), Recorded([ProcessRecord("front", 0.5, 10.0, kernel)])
+    )
+    text = io.StringIO()
+    show_profile(found, as_json=False, stream=text)
+    assert "nothing was computed" in text.getvalue()
+    assert "@" not in text.getvalue()
 
 
 async def test_the_verb_on_a_node_with_the_fake_worker(

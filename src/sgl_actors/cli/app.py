@@ -228,6 +228,8 @@ def profile(
         raise ConfigError(f"--{error.message}") from None
     if trace is not None and not trace.parent.is_dir():
         raise ConfigError(f"--trace {trace}: there is no folder {trace.parent}")
+    if trace is not None and trace.is_dir():
+        raise ConfigError(f"--trace {trace}: is a folder, expected a file")
     found = asyncio.run(take(find(node, config), seconds, slices=trace is not None))
     show_profile(found, as_json=as_json, stream=sys.stdout)
     if trace is not None:

@@ -8,10 +8,12 @@ from typing import TextIO
 
 import msgspec
 
+from sgl_actors.actors.microkernel.control import KERNEL
 from sgl_actors.actors.node.client import NodeClient, NodeProfile, ProcessRow, Row, trace
 from sgl_actors.actors.node.record import NodeRecord
 from sgl_actors.cli.node import client
 from sgl_actors.cli.show import table, write_json
+from sgl_actors.errors import ConfigError
 
 GIGA = 1e9
 
@@ -23,8 +25,11 @@ async def take(record: NodeRecord, seconds: float, *, slices: bool) -> NodeProfi
 
 
 def write_trace(profile: NodeProfile, file: Path) -> None:
-    """For chrome://tracing or https://ui.perfetto.dev."""
-    file.write_bytes(msgspec.json.encode(trace(profile)))
+    """For chrome://tracing or https://ui.perfetto.dev; `ConfigError` where it cannot be written."""
+    try:
+        file.write_bytes(msgspec.json.encode(trace(profile)))
+    except OSError as error:
+        raise ConfigError(f"--trace {file}: {error.strerror}") from None
 
 
 def show_profile(profile: NodeProfile, *, as_json: bool, stream: TextIO) -> None:
@@ -38,6 +43,8 @@ def show_profile(profile: NodeProfile, *, as_json: bool, stream: TextIO) -> None
         f"{profile.seconds:.2f} s: {profile.steps:,} steps, {profile.tokens:,} tokens ({rate}), {profile.sampled:,} sampled\n",
         file=stream,
     )
+    if not profile.steps:
+        print("nothing was computed meanwhile: send the node requests while it is watched\n", file=stream)
     header = ("PART", "MS/STEP", "SHARE", "CALLS", "GB/S", "GOP/S")
     table(header, _cells(profile), stream, right=1)
     print(file=stream)
@@ -60,5 +67,7 @@ def _rates(row: Row) -> tuple[str, str, str]:
 
 
 def _process_cells(row: ProcessRow) -> tuple[str, ...]:
-    busy = ", ".join(f"{actor} {1000 * seconds:.0f} ms" for actor, seconds in sorted(row.busy.items()))
+    busy = ", ".join(
+        f"{actor} {1000 * seconds:.0f} ms" for actor, seconds in sorted(row.busy.items()) if actor != KERNEL
+    )
     return row.process, f"{row.load:.2f}", f"{row.handled:,}", busy
