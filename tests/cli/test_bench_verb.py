@@ -38,11 +38,23 @@ async def test_the_table_is_for_people() -> None:
     text, data = io.StringIO(), io.StringIO()
     show(rows, as_json=False, stream=text)
     show(rows, as_json=True, stream=data)
-    header, line = text.getvalue().splitlines()
-    assert header.split()[0] == "WORKLOAD"
-    assert line.split()[:3] == ["random", "2", "4"]
+    *header, line = text.getvalue().splitlines()
+    assert len(header) == 2
+    assert " ".join(header).split()[0] == "AT"
+    assert line.split()[:2] == ["random", "2"]
     assert line.split()[-1] == "40%"
     assert json.loads(data.getvalue()) == rows
+
+
+def test_the_table_fits_a_terminal_of_80_columns() -> None:
+    """With the numbers of a busy server, and every heading whole."""
+    times = dict.fromkeys(("ttft_ms_p50", "ttft_ms_p99"), 9_234.5) | dict.fromkeys(
+        ("itl_ms_p50", "itl_ms_p99", "tpot_ms_p50"), 151.9
+    )
+    rates = {"req_per_s": 102.55, "output_tok_per_s": 11_163.4, "prompt_tokens": 4, "cached_tokens": 4}
+    text = io.StringIO()
+    show([{"workload": "random", "concurrency": 64} | rates | times], as_json=False, stream=text)
+    assert max(map(len, text.getvalue().splitlines())) <= 80
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -141,7 +141,7 @@ def test_a_trace_cannot_be_a_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["profile", "--trace", str(tmp_path)])
     assert isinstance(result.exception, ConfigError)
     assert "is a folder" in result.exception.message
-    with pytest.raises(ConfigError, match="--trace .*: No such file"):
+    with pytest.raises(ConfigError, match=r"--trace .*: No such file"):
         write_trace(summarise(PROFILED, recorded()), tmp_path / "gone" / "t.json")
 
 
