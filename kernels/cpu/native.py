@@ -14,6 +14,8 @@ from functools import cache
 
 import torch
 
+ABI = 1
+"""`SGL_ABI` of the library that these structs belong to; one of another day is not loaded."""
 BLOCK = 32
 """Values of one output channel that share a scale."""
 LANES = 8
@@ -121,6 +123,7 @@ class AttentionStruct(ctypes.Structure):
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "sgl_abi": (_INT, []),
     "sgl_best_isa": (_INT, []),
     "sgl_pool_new": (_POINTER, [_INT]),
     "sgl_pool_free": (None, [_POINTER]),
@@ -174,7 +177,7 @@ def library() -> ctypes.CDLL | None:
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError):
         return None
-    return loaded
+    return loaded if loaded.sgl_abi() == ABI else None
 
 
 def required() -> ctypes.CDLL:

@@ -35,6 +35,7 @@ struct EngineHandle {
 
 }  // namespace
 
+SGL_EXPORT int sgl_abi() { return SGL_ABI; }
 SGL_EXPORT int sgl_best_isa() { return best(); }
 
 SGL_EXPORT void* sgl_pool_new(int threads) { return new Pool(threads); }

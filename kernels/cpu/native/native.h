@@ -19,6 +19,9 @@ enum sgl_format : int32_t {
 };
 constexpr int SGL_BLOCK = 32;
 
+// Counts up with every change of a struct or a signature, so that a library of another day is not taken for this one.
+constexpr int SGL_ABI = 1;
+
 // y = W x + bias; W is [out, in]. `data` is in the packed layout of its format (linear.h).
 struct sgl_linear {
     int32_t format, out, in, reserved;
