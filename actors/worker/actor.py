@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+import psutil
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.grammar.messages import Compile, Compiled
@@ -56,6 +57,8 @@ PATIENCE = 10.0
 """Seconds that steps wait for the tokenizer and the grammar actor; after that constrained sequences fail, and the next one asks again."""
 RETRY = 0.1
 """Seconds between two questions to one of them that is down."""
+SPARED = 1 << 30
+"""Bytes of the machine's memory that claiming the KV pool ahead of its use leaves to others."""
 PROGRESS = 0.25
 """Share of the weights between two lines of progress in the log."""
 
@@ -142,7 +145,7 @@ class WorkerActor(Actor):
 
     def _claim(self, runner: ModelRunner) -> None:
         give_way(MOST_NICE)
-        runner.pool.claim(lambda: not self._stopping)
+        runner.pool.claim(lambda: not self._stopping and psutil.virtual_memory().available > SPARED)
 
     async def stop(self) -> None:
         """Wait for the pass that is running, at most one."""

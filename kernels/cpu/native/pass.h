@@ -314,14 +314,15 @@ private:
         }
     }
 
-    // One head's keys or values of one token; `place` counts through the keys' heads, then the values'.
+    // One head's keys or values of one token; `place` counts through the keys' heads, then the values'. What fp16 does not hold becomes its greatest
+    // number, not infinity: times a weight of zero that would spoil those who do not even see it.
     void keep(const float* head, char* pool, int64_t slot, int place) {
         const int d = model_.head_dim;
         const size_t at = ((size_t)slot * 2 * model_.kv_heads + place) * d;
         if (model_.kv_format == SGL_KV_F32) {
             std::memcpy((float*)pool + at, head, sizeof(float) * d);
         } else {
-            for (int i = 0; i < d; i += 8) store_half((uint16_t*)pool + at + i, load(head + i));
+            for (int i = 0; i < d; i += 8) store_half((uint16_t*)pool + at + i, max(set1(-65504.0f), min(set1(65504.0f), load(head + i))));
         }
     }
 
