@@ -53,7 +53,8 @@ def test_the_table_fits_a_terminal_of_80_columns() -> None:
     )
     rates = {"req_per_s": 102.55, "output_tok_per_s": 11_163.4, "prompt_tokens": 4, "cached_tokens": 4}
     text = io.StringIO()
-    show([{"workload": "random", "concurrency": 64} | rates | times], as_json=False, stream=text)
+    row: dict[str, float | str] = {"workload": "random", "concurrency": 64, **rates, **times}
+    show([row], as_json=False, stream=text)
     assert max(map(len, text.getvalue().splitlines())) <= 80
 
 
