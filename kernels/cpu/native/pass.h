@@ -6,6 +6,8 @@
 // Candidates whose logits are made anew in fp32: those less than RANK_MARGIN below the greatest (far more than int8 can be wrong by).
 constexpr float RANK_MARGIN = 1.0f;
 constexpr int RANK_MOST = 128;
+// Most events kept until they are taken: as many as engine.py takes at once.
+constexpr int MOST_EVENTS = 1 << 18;
 
 // Memory that grows and is kept.
 struct Buffer {
@@ -58,7 +60,6 @@ static inline void silu_mul(const float* gate, const float* up, int size, float*
 }
 
 static inline int divide_up(int a, int b) { return (a + b - 1) / b; }
-static inline int round_up(int a, int b) { return divide_up(a, b) * b; }
 
 class Engine {
 public:
@@ -172,7 +173,7 @@ private:
         const int64_t at = now();
         seconds_[kind] += (double)(at - mark_) * 1e-9;
         calls_[kind]++;
-        if (recording_ && events_.size() < 3 * 2000000) events_.insert(events_.end(), {kind, mark_, at - mark_});
+        if (recording_ && events_.size() < 3 * (size_t)MOST_EVENTS) events_.insert(events_.end(), {kind, mark_, at - mark_});
         mark_ = at;
     }
 

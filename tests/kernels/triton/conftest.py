@@ -1,6 +1,6 @@
 """Tests marked `interpreted` run under Triton's interpreter, which has to be chosen before triton is imported: in a process of their own.
 
-The first of them that is reached runs all that this session has selected, in one child with `TRITON_INTERPRET=1`; each then reports its own outcome.
+The first of them that is reached runs all that were selected, in one child with `TRITON_INTERPRET=1`; each then reports its own outcome.
 """
 
 from __future__ import annotations
