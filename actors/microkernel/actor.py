@@ -9,6 +9,7 @@ cast, in `start` or in a task of the actor ends the incarnation, and its supervi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -16,7 +17,9 @@ import msgspec
 import structlog
 
 from sgl_actors.actors.microkernel.address import Address
+from sgl_actors.actors.microkernel.swap import Snapshot
 from sgl_actors.actors.microkernel.wire import Message
+from sgl_actors.errors import SwapFailed
 
 M = TypeVar("M", bound=Message)
 
@@ -85,6 +88,9 @@ class Context(Protocol):
     def is_up(self, name: str) -> bool:
         """Whether some incarnation holds `name` now."""
 
+    def peer(self, name: str) -> str:
+        """What `name` is called for this actor: with the suffix of its own name, for an actor of a node's second model (``scheduler@b``, ``cache@b``)."""
+
     def cast(self, to: str | Address, message: Message, *, control: bool = False, trace: str = "") -> None:
         """Send without an answer; never waits.
 
@@ -140,7 +146,7 @@ class Context(Protocol):
     def stop(self, address: Address, reason: str = "stopped") -> None:
         """End a child of this actor (its `stop` runs)."""
 
-    def task(self, coroutine: Coroutine[Any, Any, None], *, name: str = "") -> None:
+    def task(self, coroutine: Coroutine[Any, Any, None], *, name: str = "") -> asyncio.Task[None]:
         """Run beside the message loop in the actor's task group; cancelled with the actor; an exception ends the incarnation."""
 
     def after(self, seconds: float, message: Message) -> Callable[[], None]:
@@ -148,7 +154,7 @@ class Context(Protocol):
 
 
 class Actor:
-    """Base class. Override `start`, `receive`, `stop`, `statistics`."""
+    """Base class. Override `start`, `receive`, `stop`, `statistics`; and for a swap in place `settle`, `snapshot`, `restore`, `resume`, `leave` (see `swap`)."""
 
     mailbox: ClassVar[MailboxSpec] = MailboxSpec()
 
@@ -169,3 +175,23 @@ class Actor:
     def statistics(self) -> dict[str, float]:
         """Counters and gauges, collected once a second; names as in the metrics page, without prefix."""
         return {}
+
+    async def settle(self) -> None:
+        """Come to rest before a swap: begin nothing new and return when nothing is under way. Messages still come and have to be kept."""
+
+    def snapshot(self) -> Snapshot:
+        """All that a successor needs, once `settle` has returned. Only looks: if the swap fails, this actor goes on."""
+        raise SwapFailed(f"{type(self).__name__} cannot be swapped in place")
+
+    async def restore(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - for those that override it
+        """Take the place of the actor that `snapshot` is of, instead of `start`. Has the `starting` deadline.
+
+        It may refuse by any exception; until it returns, what the handles refer to is still the predecessor's.
+        """
+        raise SwapFailed(f"{type(self).__name__} cannot take over a running actor")
+
+    def resume(self) -> None:
+        """The swap has come to nothing: undo `settle`."""
+
+    async def leave(self) -> None:
+        """A successor has taken over: cancel own tasks, and close nothing that was handed to it. `stop` is not called."""

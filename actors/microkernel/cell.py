@@ -15,8 +15,9 @@ from sgl_actors.actors.microkernel.control import Pulse
 from sgl_actors.actors.microkernel.exchange import Incoming
 from sgl_actors.actors.microkernel.mailbox import Mailbox, Put
 from sgl_actors.actors.microkernel.once import Once
+from sgl_actors.actors.microkernel.swap import swap
 from sgl_actors.actors.microkernel.wire import VERSION, Down, Envelope, Kind, Message
-from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded, SglActorsError
+from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded, SglActorsError, SwapFailed
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
@@ -71,6 +72,8 @@ class Cell:
         self._task: asyncio.Task[None] | None = None
         self._stop_reason = ""
         self.group: asyncio.TaskGroup | None = None
+        self.turn = asyncio.Lock()
+        self.swapping = False
 
     def __repr__(self) -> str:
         return f"<Cell {self.address} {self.state} mailbox={len(self.mailbox)}>"
@@ -130,7 +133,9 @@ class Cell:
             if self._on_ready is not None:
                 self._on_ready(self.address)
             while True:
-                await self._handle(await self.mailbox.get())
+                request = await self.mailbox.get()
+                async with self.turn:
+                    await self._handle(request)
 
     async def _handle(self, request: Incoming) -> None:
         if request.cancelled:
@@ -193,6 +198,46 @@ class Cell:
         if self._on_exit is not None:
             self._on_exit(self.address, self.exit)
 
+    async def swap(self, actor: type[Actor], config: Mapping[str, Any], timeout: float) -> float:
+        """See `swap.swap`. Ends with the incarnation."""
+        if self.group is None or self.state != "running" or self._stop_reason:
+            raise SwapFailed(f"{self.address} is {self.state}, not running")
+        outcome: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                held = await swap(self, actor, config, timeout)
+            except asyncio.CancelledError:
+                if not outcome.done():
+                    outcome.set_exception(SwapFailed(f"{self.address} has ended meanwhile"))
+                raise
+            except Exception as error:  # noqa: BLE001 - it is the asker's; the actor goes on
+                if not outcome.done():
+                    outcome.set_exception(error)
+            else:
+                if not outcome.done():
+                    outcome.set_result(held)
+
+        self.group.create_task(run(), name=f"{self.address} swap")
+        return await outcome
+
+    def new_context(self, config: Mapping[str, Any]) -> CellContext:
+        """A context for an actor that is to take over here."""
+        return CellContext(self, config)
+
+    def succeed(self, actor: Actor, context: CellContext, config: Mapping[str, Any]) -> None:
+        """Another actor handles the messages from here on."""
+        self.context.silence()
+        self.actor, self.context, self.config = actor, context, config
+        self._actor_class = type(actor)
+        self.mailbox.spec = actor.mailbox
+        context.established()
+
+    @property
+    def actor_class(self) -> type[Actor]:
+        """Class of the actor that runs here."""
+        return self._actor_class
+
     def stop(self, reason: str) -> None:
         """End the incarnation; `ended` is set when that is done."""
         if self._stop_reason or self.state in ("stopping", "dead"):
@@ -210,14 +255,30 @@ class Cell:
 
 
 class CellContext:
-    """`Context` of the author's side; see there."""
+    """`Context` of the author's side; see there. With a `config` of its own it is that of an actor on trial: its tasks and timers end if it fails."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, config: Mapping[str, Any] | None = None) -> None:
         self._cell = cell
         self._system = cell.system
         self.address = cell.address
-        self.config = cell.config
+        self.config = cell.config if config is None else config
         self.log = cell.log
+        self._silent = False
+        self._trial: list[asyncio.Task[None]] | None = None if config is None else []
+
+    def silence(self) -> None:
+        """Its timers bring nothing any more."""
+        self._silent = True
+
+    def established(self) -> None:
+        """Its actor is in charge."""
+        self._trial = None
+
+    def discard(self) -> None:
+        """Its actor has failed to take over: what it began ends."""
+        self.silence()
+        for task in self._trial or ():
+            task.cancel()
 
     def now(self) -> float:
         """See `Context.now`."""
@@ -226,6 +287,11 @@ class CellContext:
     def is_up(self, name: str) -> bool:
         """See `Context.is_up`."""
         return name in self._system.cells or name in self._system.names
+
+    def peer(self, name: str) -> str:
+        """See `Context.peer`."""
+        _, mark, suffix = self.address.name.partition("@")
+        return f"{name}{mark}{suffix}"
 
     def cast(self, to: str | Address, message: Message, *, control: bool = False, trace: str = "") -> None:
         """See `Context.cast`."""
@@ -274,7 +340,7 @@ class CellContext:
 
     def spawn(self, actor: type[Actor], name: str, config: Mapping[str, Any] | None = None) -> Address:
         """See `Context.spawn`."""
-        merged = self._cell.config if config is None else {**self._cell.config, **config}
+        merged = self.config if config is None else {**self.config, **config}
         return self._system.spawn(actor, name, merged, parent=self._cell).address
 
     def stop(self, address: Address, reason: str = "stopped") -> None:
@@ -283,11 +349,18 @@ class CellContext:
         if child is not None:
             child.stop(reason)
 
-    def task(self, coroutine: Coroutine[Any, Any, None], *, name: str = "") -> None:
+    def task(self, coroutine: Coroutine[Any, Any, None], *, name: str = "") -> asyncio.Task[None]:
         """See `Context.task`."""
         assert self._cell.group is not None
-        self._cell.group.create_task(coroutine, name=name or f"{self.address} task")
+        task = self._cell.group.create_task(coroutine, name=name or f"{self.address} task")
+        if self._trial is not None:
+            self._trial.append(task)
+        return task
 
     def after(self, seconds: float, message: Message) -> Callable[[], None]:
         """See `Context.after`."""
-        return asyncio.get_running_loop().call_later(seconds, self._cell.tell, message).cancel
+        return asyncio.get_running_loop().call_later(seconds, self._tell, message).cancel
+
+    def _tell(self, message: Message) -> None:
+        if not self._silent:
+            self._cell.tell(message)

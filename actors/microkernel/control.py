@@ -49,12 +49,33 @@ class PeerDown(Message):
 
 
 class StartActor(Message):
-    """Cast from the root to a process: start `path` ("module:Class") as `name`."""
+    """Cast from the root to a process: start `path` (see `plugins.load_class`) as `name`. `settings` is JSON, laid over the process's configuration."""
 
     name: str
     epoch: int
     path: str
     timeout: float
+    settings: str = ""
+
+
+class SwapClass(Message):
+    """Call from the root to a process, answered by `ClassSwapped`; `SwapFailed` if the actor goes on as it was."""
+
+    name: str
+    epoch: int
+    path: str
+    timeout: float
+    settings: str = ""
+
+
+class ClassSwapped(Message):
+    """Whether another actor has taken the place; if not, the classes have not both their half of the protocol, and nothing has happened.
+
+    `held` is how long no message was handled, in seconds.
+    """
+
+    in_place: bool
+    held: float = 0.0
 
 
 class StopActor(Message):

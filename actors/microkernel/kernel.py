@@ -1,49 +1,41 @@
-"""The kernel's own actor, ``@``, in every process: keeps the registry's copy, answers pings, starts and stops actors for the root.
+"""The kernel's own actor, ``@``, in every process: answers pings, starts and stops actors for the root.
 
-Messages in: `NameUp`, `NameDown`, `PeerDown`, `Ping`, `Record`, `StartActor`, `StopActor`, `Terminate`. Out: `Pong`, `ActorReady`, `ActorExit`.
+Messages in (news of the registry, sent to the same name, are the `System`'s): `Ping`, `Record`, `StartActor`, `StopActor`, `SwapClass`, `Terminate`. Out: `Pong`, `ActorReady`,
+`ActorExit`, `ClassSwapped`.
 It is answered by the process's own loop: a hung loop does not answer. If it crashes, so does its process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from sgl_actors.actors.microkernel.actor import Actor, Context, MailboxSpec, Request
 from sgl_actors.actors.microkernel.address import Address
-from sgl_actors.actors.microkernel.cell import Exit
+from sgl_actors.actors.microkernel.cell import Cell, Exit
 from sgl_actors.actors.microkernel.control import (
     KERNEL,
     ActorExit,
     ActorReady,
-    NameDown,
-    NameUp,
-    PeerDown,
+    ClassSwapped,
     Ping,
     Pong,
     StartActor,
     StopActor,
+    SwapClass,
     Terminate,
 )
+from sgl_actors.actors.microkernel.plugins import load_class
 from sgl_actors.actors.microkernel.record import Record, Recorded, Recorder
+from sgl_actors.actors.microkernel.swap import swappable
 from sgl_actors.actors.microkernel.wire import Message
-from sgl_actors.errors import ConfigError, SglActorsError
+from sgl_actors.errors import ActorDown, ConfigError, SglActorsError
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
-
-
-def load_class(path: str) -> type[Actor]:
-    """Import ``"module:Class"``; `ConfigError` if it is no actor."""
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise ConfigError(f"class {path!r}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Actor)):
-        raise ConfigError(f"class {path!r} is no Actor")
-    return found
 
 
 class KernelActor(Actor):
@@ -59,14 +51,8 @@ class KernelActor(Actor):
         self._loading: dict[tuple[str, int], bool] = {}
 
     async def receive(self, message: Message, request: Request) -> Message | None:
-        """Handle what the root and other kernels say."""
+        """Handle what the root says."""
         match message:
-            case NameUp():
-                self.system.name_up(message.address)
-            case NameDown():
-                self.system.name_down(message.address, message.reason)
-            case PeerDown():
-                self.system.peer_down(message.endpoint)
             case Ping():
                 return self._pong()
             case Record():
@@ -75,6 +61,8 @@ class KernelActor(Actor):
                 self.ctx.task(self._start(message))
             case StopActor():
                 self._stop_actor(message)
+            case SwapClass():
+                self.ctx.task(self._swap(message, request), name=f"swap {message.name}")
             case Terminate():
                 self.log.debug("terminating", reason=message.reason)
                 self.terminated.set()
@@ -96,6 +84,12 @@ class KernelActor(Actor):
         finally:
             self.system.recorders = tuple(one for one in self.system.recorders if one is not recorder)
         request.reply(Recorded([recorder.finish(self.system.process)]))
+
+    def _cell(self, name: str, epoch: int) -> Cell:
+        cell = self.system.cells.get(name)
+        if cell is None or cell.address.epoch != epoch:
+            raise ActorDown(f"{name}#{epoch} is not running here")
+        return cell
 
     def _stop_actor(self, message: StopActor) -> None:
         if (message.name, message.epoch) in self._loading:
@@ -121,12 +115,34 @@ class KernelActor(Actor):
         self.system.spawn(
             actor,
             message.name,
-            self.system.config,
+            self._config(message.settings),
             epoch=message.epoch,
             start_timeout=message.timeout,
             on_ready=lambda ready: self._tell(ActorReady(ready)),
             on_exit=self._exited,
         )
+
+    def _config(self, settings: str) -> Mapping[str, Any]:
+        """The process's configuration with an actor's own laid over it, section by section."""
+        config = dict(self.system.config)
+        for section, values in (msgspec.json.decode(settings) if settings else {}).items():
+            base = config.get(section)
+            config[section] = {**base, **values} if isinstance(base, dict) else values
+        return config
+
+    async def _swap(self, message: SwapClass, request: Request) -> None:
+        """Have an actor of another class take over; whatever goes wrong is the asker's to hear."""
+        try:
+            new = await asyncio.to_thread(load_class, message.path)
+            cell = self._cell(message.name, message.epoch)
+            if not swappable(cell.actor_class, new, Actor):
+                request.reply(ClassSwapped(in_place=False))
+                return
+            held = await cell.swap(new, self._config(message.settings), message.timeout)
+        except Exception as error:  # noqa: BLE001 - a plugin's import may raise anything
+            request.fail(error)
+        else:
+            request.reply(ClassSwapped(in_place=True, held=held))
 
     def _exited(self, address: Address, exit_: Exit) -> None:
         self._tell(ActorExit(address, exit_.reason, exit_.normal, exit_.fatal))

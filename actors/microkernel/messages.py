@@ -41,6 +41,36 @@ class RestartActor(Message):
     name: str
 
 
+class SwapActor(Message):
+    """Call, answered by `Swapped`: put another class in the place of a running actor; `SwapFailed` if it goes on as it was.
+
+    Attributes:
+        name: which actor.
+        path: ``"module:Class"`` or the name of an entry point; "" for the class it has (new settings).
+        settings: JSON of the sections of configuration that change for it; "" for none.
+        restart: end it and start a new incarnation with that class, instead of handing over in place.
+    """
+
+    name: str
+    path: str = ""
+    settings: str = ""
+    restart: bool = False
+
+
+class Swapped(Message):
+    """The class has taken over.
+
+    Attributes:
+        in_place: the incarnation went on; if not, a new one was started.
+        held: seconds in which the actor handled no message.
+        path: the class, as it was asked for.
+    """
+
+    in_place: bool
+    held: float
+    path: str
+
+
 class StopNode(Message):
     """Call, answered by `Done` at once; the node drains for `drain` seconds at most (its own setting if negative) and ends."""
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -29,6 +29,14 @@ from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
 T = TypeVar("T")
 
 PR_SET_PDEATHSIG = 1
+
+ENTRY = """import sys
+sys.modules["rich"] = None
+import structlog
+del sys.modules["rich"]
+from sgl_actors.actors.microkernel.process import main
+main()"""
+"""What a child runs. structlog imports rich where that is installed, for terminals: a third of the time until a process says hello."""
 
 KERNEL_CRASHED = 70
 """Exit code of a process whose kernel actor has crashed."""
@@ -61,6 +69,31 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+class Launched(Protocol):
+    """A process as the root sees it; `Process` is one, a simulated one another."""
+
+    pid: int
+    ended: asyncio.Event
+
+    def kill(self) -> None:
+        """End it now; `on_exit` follows."""
+
+    def sign(self) -> Sign:
+        """What the operating system says of the thread that its event loop runs in."""
+
+
+class Sign(NamedTuple):
+    """How a thread is doing.
+
+    Attributes:
+        state: letter of proc(5): R runs or wants to, S and D wait, T is stopped; "" if there is none any more.
+        cpu: seconds it has used so far.
+    """
+
+    state: str = ""
+    cpu: float = 0.0
+
+
 class Process:
     """A child process and its end. `on_exit(returncode)` is called once, from the loop."""
 
@@ -68,7 +101,7 @@ class Process:
         self.endpoint = boot.endpoint
         self.ended = asyncio.Event()
         self._on_exit = on_exit
-        command = [sys.executable, "-m", "sgl_actors.actors.microkernel.process", str(os.getpid())]
+        command = [sys.executable, "-c", ENTRY, str(os.getpid())]
         self._popen = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
         assert self._popen.stdin is not None
         self._popen.stdin.write(msgspec.json.encode(boot))
@@ -86,6 +119,14 @@ class Process:
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
         self.ended.set()
         self._on_exit(code)
+
+    def sign(self) -> Sign:
+        """See `Launched.sign`. The event loop runs in the first thread."""
+        try:
+            fields = Path(f"/proc/{self.pid}/task/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return Sign()
+        return Sign(fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
 
     def kill(self) -> None:
         """End it now."""
@@ -128,7 +169,7 @@ async def live(boot: Boot) -> None:
 
 
 def main() -> None:
-    """Entry of a child process: `python -m sgl_actors.actors.microkernel.process PARENT_PID < boot.json`."""
+    """Entry of a child process: `python -c ENTRY PARENT_PID < boot.json`."""
     die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -144,7 +185,3 @@ def run_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     import uvloop
 
     return uvloop.run(coroutine)
-
-
-if __name__ == "__main__":
-    main()

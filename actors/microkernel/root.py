@@ -1,11 +1,11 @@
 """The root of a node: starts processes, supervises actors, and is the registry's only writer.
 
-Messages in: `Hello`, `ActorReady`, `ActorExit` from kernels; `ListActors`, `RestartActor`, `StopNode`, `Record` from outside. Out: `NameUp`, `NameDown`, `PeerDown`,
-`StartActor`, `StopActor`, `Terminate`, `Ping`, `Record` to every kernel. What to restart is decided by `supervisor.Supervisor`; this is its shell.
+Messages in: `Hello`, `ActorReady`, `ActorExit` from kernels; `ListActors`, `RestartActor`, `SwapActor`, `StopNode`, `Record` from outside. Out: `NameUp`, `NameDown`,
+`PeerDown`, `StartActor`, `StopActor`, `SwapClass`, `Terminate`, `Ping`, `Record` to every kernel. What to restart is decided by `supervisor.Supervisor`; this is its shell.
 
-Liveness in three layers: the exit of a process (pidfd, milliseconds), ZMTP heartbeats (a stopped process, 3 s), and pings answered by each process's own
-loop with a progress counter per actor (a hung loop after `HUNG` s, an actor stuck in one message while others wait after `STALLED` s).
-If the root dies, the operating system kills its children.
+Liveness in layers: the exit of a process (pidfd, milliseconds), its state (stopped at two looks, 2 s), ZMTP heartbeats (a dead link, 3 s), and pings answered by each
+process's own loop with a progress counter per actor (a loop that hangs, `HUNG` s; an actor stuck in one message while others wait, `STALLED` s). A process that does not
+answer because others have the processors is given `STARVED` s. If the root dies, the operating system kills its children.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sgl_actors.actors.microkernel.control import (
     KERNEL,
     ActorExit,
     ActorReady,
+    ClassSwapped,
     Hello,
     NameDown,
     NameUp,
@@ -33,15 +34,26 @@ from sgl_actors.actors.microkernel.control import (
     Pulse,
     StartActor,
     StopActor,
+    SwapClass,
     Table,
     Terminate,
 )
-from sgl_actors.actors.microkernel.messages import ActorRow, Actors, Done, ListActors, RestartActor, StopNode
-from sgl_actors.actors.microkernel.process import Boot, Process, resident_bytes
+from sgl_actors.actors.microkernel.messages import (
+    ActorRow,
+    Actors,
+    Done,
+    ListActors,
+    RestartActor,
+    StopNode,
+    SwapActor,
+    Swapped,
+)
+from sgl_actors.actors.microkernel.process import Boot, Launched, Process, resident_bytes
 from sgl_actors.actors.microkernel.record import ProcessRecord, Record, Recorded
-from sgl_actors.actors.microkernel.supervisor import Begin, Effect, Supervisor
+from sgl_actors.actors.microkernel.supervisor import Begin, Child, ChildSpec, Effect, Supervisor
+from sgl_actors.actors.microkernel.swap import LEAVE_TIMEOUT, SETTLE_TIMEOUT
 from sgl_actors.actors.microkernel.wire import Message
-from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest, SglActorsError
+from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest, SglActorsError, SwapFailed
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
@@ -51,11 +63,17 @@ HEARTBEAT = 1.0
 """Seconds between two pings of a process."""
 STARTING_HEARTBEAT = 0.2
 """The same while an actor of it starts: how far it has come is shown to people."""
-HUNG = 4.0
-"""Seconds without an answer after which a process is killed."""
+HUNG = 3.0
+"""Seconds without an answer after which a process is killed whose loop waits for something, or has had time enough to answer."""
+BUSY = 1.0
+"""Seconds of processor time that are enough to answer."""
+STARVED = 15.0
+"""Seconds without an answer after which a process is killed though it got less than that."""
+LOOK = 0.9
+"""Seconds between two looks at whether processes are stopped."""
 START_SLACK = 5.0
 """Seconds beyond an actor's own start deadline after which its process is killed."""
-STALLED = 60.0
+STALLED = 20.0
 """Seconds an actor may spend in one message while others wait for it."""
 
 
@@ -65,10 +83,11 @@ class Hosted:
     def __init__(self, name: str, endpoint: str) -> None:
         self.name = name
         self.endpoint = endpoint
-        self.process: Process | None = None
+        self.process: Launched | None = None
         self.pid = 0
         self.hello = False
         self.ending = False
+        self.stopped = False
         self.actors: dict[str, Address] = {}
         self.starting: dict[str, asyncio.TimerHandle] = {}
         self.pulses: dict[str, Pulse] = {}
@@ -80,8 +99,27 @@ class Hosted:
         return Address(KERNEL, 0, self.endpoint)
 
 
+class Trial:
+    """A new incarnation with another specification, until it has started or has not."""
+
+    def __init__(self, before: ChildSpec, began: float) -> None:
+        self.before = before
+        self.outcome: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._began = began
+
+    def started(self, now: float) -> None:
+        """It is up."""
+        if not self.outcome.done():
+            self.outcome.set_result(now - self._began)
+
+    def failed(self, reason: str) -> None:
+        """It is not, and what was before is to be started again."""
+        if not self.outcome.done():
+            self.outcome.set_exception(SwapFailed(f"{self.before.name} is started as it was: {reason}"))
+
+
 class Root(Actor):
-    """See the module. Config: `system`, `supervisor`, `boot` (what every child is told), `socket_dir`, `on_done`, `drain`."""
+    """See the module. Config: `system`, `supervisor`, `boot` (what every child is told), `socket_dir`, `on_done`, `drain`; `launch` if processes are not `Process`."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -91,11 +129,14 @@ class Root(Actor):
         self._boot: Boot = config["boot"]
         self._socket_dir: Path = config["socket_dir"]
         self._on_done: Callable[[], None] = config["on_done"]
+        self._launch: Callable[[Boot, Callable[[int], None]], Launched] = config.get("launch", Process)
         self._hosts: dict[str, Hosted] = {}
         self._epochs = itertools.count(1)
         self._incarnations = itertools.count(1)
         self._where: dict[str, Hosted] = {}
         self._restarting: dict[str, list[Request]] = {}
+        self._trials: dict[str, Trial] = {}
+        self._removing: dict[str, asyncio.Event] = {}
         self._began = self.ctx.now()
         self.draining = False
         self._over = False
@@ -104,6 +145,7 @@ class Root(Actor):
         """Take the name `root` and start the children."""
         self.system.name_up(self.ctx.address)
         self.system.on_lost = self._lost
+        self.ctx.task(self._look(), name="look")
         self._apply(self.supervisor.begin())
 
     async def receive(self, message: Message, request: Request) -> Message | None:
@@ -119,6 +161,9 @@ class Root(Actor):
                 return self._list()
             case RestartActor():
                 self._restart(message.name, request)
+            case SwapActor():
+                self._known(message.name)
+                self.ctx.task(self._swap(message, request), name=f"swap {message.name}")
             case StopNode():
                 own: float = self.ctx.config.get("drain", 0.0)
                 self.ctx.task(self.shutdown(own if message.drain < 0 else message.drain))
@@ -167,7 +212,7 @@ class Root(Actor):
         """Ping one process until it ends; kill it when it does not answer."""
         while host.endpoint in self._hosts:
             try:
-                pong = await self.ctx.call(host.kernel, Ping(), Pong, timeout=HUNG, control=True)
+                pong = await self._ping(host)
             except SglActorsError as error:
                 if isinstance(error, DeadlineExceeded) and host.starting:
                     continue
@@ -184,12 +229,38 @@ class Root(Actor):
                     self.ctx.cast(host.kernel, StopActor(address.name, address.epoch, "stuck"), control=True)
             await asyncio.sleep(STARTING_HEARTBEAT if host.starting else HEARTBEAT)
 
+    async def _ping(self, host: Hosted) -> Pong:
+        """The answer to a ping; `DeadlineExceeded` once it is due. Who did not get the processor is asked again."""
+        assert host.process is not None
+        asked, used = self.ctx.now(), host.process.sign().cpu
+        while True:
+            try:
+                return await self.ctx.call(host.kernel, Ping(), Pong, timeout=HUNG, control=True)
+            except DeadlineExceeded:
+                sign = host.process.sign()
+                starved = sign.state == "R" and sign.cpu - used < BUSY
+                if not starved or self.ctx.now() - asked > STARVED:
+                    raise
+
+    async def _look(self) -> None:
+        """Kill processes that have been stopped for two looks: nobody but an operator's signal does that, and what they hold is waited for."""
+        while True:
+            await asyncio.sleep(LOOK)
+            for host in list(self._hosts.values()):
+                if host.process is None:
+                    continue
+                stopped = host.process.sign().state == "T"
+                if stopped and host.stopped:
+                    self.log.warning("process is stopped, killed", process=host.name)
+                    host.process.kill()
+                host.stopped = stopped
+
     def _spawn(self, name: str) -> Hosted:
         label = f"{name.replace('/', '-')}.{next(self._incarnations)}"
         endpoint = f"ipc://{self._socket_dir / label}.ipc"
         host = self._hosts[endpoint] = Hosted(name, endpoint)
         boot = msgspec.structs.replace(self._boot, process=name, endpoint=endpoint)
-        host.process = Process(boot, lambda code: self._process_ended(host, code))
+        host.process = self._launch(boot, lambda code: self._process_ended(host, code))
         host.pid = host.process.pid
         return host
 
@@ -205,7 +276,9 @@ class Root(Actor):
                 self._announce_down(address, reason)
         counted = False
         for name in names:
-            child = self.supervisor.children[name]
+            child = self.supervisor.children.get(name)
+            if child is None:
+                continue
             if name not in self._where and child.state != "idle":
                 failed = child.state != "stopping"
                 self._child_exited(name, reason, normal=host.ending and code == 0, same_cause=counted)
@@ -261,9 +334,8 @@ class Root(Actor):
         spec = self.supervisor.children[name].spec
         address = Address(name, next(self._epochs), host.endpoint)
         host.actors[name] = address
-        self.ctx.cast(
-            host.kernel, StartActor(name, address.epoch, spec.path, spec.start_timeout), control=True
-        )
+        start = StartActor(name, address.epoch, spec.path, spec.start_timeout, spec.settings)
+        self.ctx.cast(host.kernel, start, control=True)
 
     def _end(self, name: str) -> None:
         host = self._where.get(name)
@@ -307,6 +379,9 @@ class Root(Actor):
         self.log.info("up", name=str(address), process=host.name)
         for request in self._restarting.pop(address.name, []):
             request.reply(Done())
+        trial = self._trials.pop(address.name, None)
+        if trial is not None:
+            trial.started(self.ctx.now())
         self._apply(self.supervisor.started(address.name))
 
     def _announce_down(self, address: Address, reason: str) -> None:
@@ -329,13 +404,21 @@ class Root(Actor):
     def _child_exited(
         self, name: str, reason: str, *, normal: bool, fatal: bool = False, same_cause: bool = False
     ) -> None:
-        state = self.supervisor.children[name].state
-        if state != "stopping":
+        child = self.supervisor.children[name]
+        if child.state != "stopping":
             self.log.error("down", name=name, reason=reason)
+        trial = self._trials.get(name)
+        if trial is not None and child.state == "starting":
+            del self._trials[name]
+            trial.failed(reason)
+            child.spec = trial.before
+            normal = fatal = False
         now = self.ctx.now()
         self._apply(
             self.supervisor.exited(name, reason, now, normal=normal, fatal=fatal, same_cause=same_cause)
         )
+        if name in self._removing:
+            self._removing[name].set()
 
     def statistics_of(self, name: str) -> dict[str, float]:
         """An actor's counters as of the last pulse; also while it starts."""
@@ -372,14 +455,86 @@ class Root(Actor):
             {host.name: host.counters for host in self._hosts.values() if host.process is not None},
         )
 
-    def _restart(self, name: str, request: Request) -> None:
+    def _known(self, name: str) -> None:
         if name not in self.supervisor.children:
             known = ", ".join(self.supervisor.children)
             raise InvalidRequest(f"no actor {name!r}; there are {known}", param="name")
         if self.supervisor.closing:
             raise ActorDown("the node is stopping")
+
+    def _restart(self, name: str, request: Request) -> None:
+        self._known(name)
         self._restarting.setdefault(name, []).append(request)
         self._apply(self.supervisor.restart(name))
+
+    async def _swap(self, message: SwapActor, request: Request) -> None:
+        try:
+            request.reply(await self.swap(message))
+        except SglActorsError as error:
+            request.fail(error)
+
+    async def swap(self, message: SwapActor) -> Swapped:
+        """Have another class take over an actor, in place where both classes know how; else by a new incarnation.
+
+        From here on it is the class that the supervisor starts, unless the swap fails.
+
+        Raises:
+            SwapFailed: the actor goes on as it was, or was started again with the class it had.
+            ConfigError: there is no such class.
+        """
+        name = message.name
+        child, host = self.supervisor.children[name], self._where.get(name)
+        address = None if host is None else host.actors.get(name)
+        if host is None or address is None or child.state != "running":
+            raise SwapFailed(f"{name} is {child.state}, not running")
+        path = message.path or child.spec.path
+        settings = message.settings or child.spec.settings
+        spec = msgspec.structs.replace(child.spec, path=path, settings=settings)
+        if not message.restart:
+            swap = SwapClass(name, address.epoch, path, spec.start_timeout, settings)
+            patience = SETTLE_TIMEOUT + LEAVE_TIMEOUT + spec.start_timeout + START_SLACK
+            try:
+                answer = await self.ctx.call(host.kernel, swap, ClassSwapped, timeout=patience, control=True)
+            except ActorDown as error:
+                raise SwapFailed(f"{name} went down meanwhile: {error.message}") from None
+            if answer.in_place:
+                if self.supervisor.children.get(name) is child:
+                    child.spec = spec
+                self.log.info("swapped", name=name, path=path, held=round(answer.held, 4))
+                return Swapped(in_place=True, held=answer.held, path=path)
+        return await self._replace(child, spec)
+
+    async def _replace(self, child: Child, spec: ChildSpec) -> Swapped:
+        """End the incarnation and start one as `spec` says; if that does not start, one as it was."""
+        name = spec.name
+        if name in self._trials or child.state != "running":
+            raise SwapFailed(f"{name} is being replaced already")
+        trial = self._trials[name] = Trial(child.spec, self.ctx.now())
+        child.spec = spec
+        self._apply(self.supervisor.restart(name))
+        held = await trial.outcome
+        self.log.info("replaced", name=name, path=spec.path, held=round(held, 4))
+        return Swapped(in_place=False, held=held, path=spec.path)
+
+    async def add(self, spec: ChildSpec) -> None:
+        """Start one more actor and wait until it is up; `SwapFailed` if it does not start, and is not there then."""
+        trial = self._trials[spec.name] = Trial(spec, self.ctx.now())
+        self._apply(self.supervisor.add(spec))
+        try:
+            await trial.outcome
+        except SglActorsError:
+            await self.remove(spec.name)
+            raise
+
+    async def remove(self, name: str) -> None:
+        """End an actor for good and wait until it has ended."""
+        if name in self.supervisor.children:
+            ended = self._removing.setdefault(name, asyncio.Event())
+            self._apply(self.supervisor.remove(name))
+            while name in self.supervisor.children:
+                ended.clear()
+                await ended.wait()
+            self._removing.pop(name, None)
 
     async def _record(self, message: Record, request: Request) -> None:
         """Have all processes record at once; one that goes down meanwhile is left out."""

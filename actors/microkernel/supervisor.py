@@ -14,6 +14,8 @@ from typing import Literal
 
 import msgspec
 
+from sgl_actors.errors import InvalidRequest
+
 Restart = Literal["permanent", "transient", "temporary"]
 Strategy = Literal["one_for_one", "rest_for_one", "one_for_all"]
 
@@ -28,6 +30,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
         restart: when it is started again.
         start_timeout: seconds until it has to be ready.
         shutdown: seconds for an orderly stop before it is killed.
+        settings: JSON of what is laid over its process's configuration, "" for nothing.
     """
 
     name: str
@@ -36,6 +39,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     restart: Restart = "permanent"
     start_timeout: float = 120.0
     shutdown: float = 10.0
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Child:
     state: Literal["idle", "starting", "running", "stopping"] = "idle"
     restarts: int = 0
     again: bool = field(default=False)
+    leaving: bool = field(default=False)
 
 
 class Supervisor:
@@ -104,6 +109,27 @@ class Supervisor:
         """Start all, in order."""
         return [self._begin(child) for child in self.children.values()]
 
+    def add(self, spec: ChildSpec) -> list[Effect]:
+        """Start one more child, the last in order; `InvalidRequest` if there is one of that name."""
+        if spec.name in self.children:
+            raise InvalidRequest(f"there is an actor {spec.name!r} already", param="name")
+        if self.closing:
+            return []
+        child = self.children[spec.name] = Child(spec)
+        return [self._begin(child)]
+
+    def remove(self, name: str) -> list[Effect]:
+        """End a child and forget it."""
+        child = self.children[name]
+        child.leaving, child.again = True, False
+        if child.state == "idle":
+            del self.children[name]
+            return []
+        if child.state == "stopping":
+            return []
+        child.state = "stopping"
+        return [End(name)]
+
     def _begin(self, child: Child) -> Effect:
         child.state, child.again = "starting", False
         return Begin(child.spec.name)
@@ -118,7 +144,7 @@ class Supervisor:
     def restart(self, name: str) -> list[Effect]:
         """An operator asks for a new incarnation; does not count as a failure."""
         child = self.children[name]
-        if self.closing:
+        if self.closing or child.leaving:
             return []
         if child.state == "idle":
             return [self._begin(child)]
@@ -146,6 +172,8 @@ class Supervisor:
         child = self.children[name]
         asked = child.state == "stopping"
         child.state = "idle"
+        if child.leaving:
+            del self.children[name]
         if self.closing:
             return self._next_end()
         if asked:

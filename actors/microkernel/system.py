@@ -21,7 +21,7 @@ import structlog
 from sgl_actors.actors.microkernel.actor import Actor, Request
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.cell import Cell, Exit
-from sgl_actors.actors.microkernel.control import KERNEL, Accepted
+from sgl_actors.actors.microkernel.control import KERNEL, Accepted, NameDown, NameUp, PeerDown
 from sgl_actors.actors.microkernel.exchange import Incoming, Pending, PendingCall, PendingStream
 from sgl_actors.actors.microkernel.mailbox import Put
 from sgl_actors.actors.microkernel.record import Recorder
@@ -59,7 +59,11 @@ class Outside(Actor):
 
 
 class System:
-    """See the module. Open it, spawn, close it; all within one event loop."""
+    """See the module. Open it, spawn, close it; all within one event loop.
+
+    Attributes:
+        now: monotonic seconds; `clock`, as it was given.
+    """
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class System:
         config: Mapping[str, Any] | None = None,
         logger: LoggerFactory | None = None,
         force_codec: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.process = process
         self.transport = transport
@@ -80,6 +85,7 @@ class System:
         self.logger = logger or (
             lambda address: structlog.get_logger(actor=address.name, epoch=address.epoch)
         )
+        self.now = clock
         self.on_lost: Callable[[str], None] | None = None
         self.recorders: tuple[Recorder, ...] = ()
         self._force_codec = force_codec
@@ -119,10 +125,6 @@ class System:
         for pending in list(self._pending.values()):
             pending.fail(ActorDown("this kernel has closed"))
         self.transport.close()
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return time.monotonic()
 
     def spawn(
         self,
@@ -244,7 +246,8 @@ class System:
 
     def watch(self, cell: Cell, pattern: str) -> None:
         """See `Context.watch`."""
-        cell.watches.append(pattern)
+        if pattern not in cell.watches:
+            cell.watches.append(pattern)
         for name, address in self.names.items():
             if fnmatchcase(name, pattern):
                 cell.tell(Up(address))
@@ -464,7 +467,8 @@ class System:
         if kind == Kind.CAST or kind in _QUESTIONS:
             if message is None:
                 raise ProtocolError("no payload")
-            self._route_request(envelope, message)
+            if envelope.to.name != KERNEL or not self._hear(message):
+                self._route_request(envelope, message)
         elif kind in _ANSWERS:
             pending = self._pending.get(envelope.id)
             if pending is None or pending.to.endpoint != envelope.frm.endpoint:
@@ -496,6 +500,19 @@ class System:
             self.address_down(message.address, message.reason)
         else:
             raise ProtocolError(f"kind {kind}")
+
+    def _hear(self, message: Message) -> bool:
+        """Take news of the registry at once, before whatever the same peer sends next; False if it is none."""
+        match message:
+            case NameUp():
+                self.name_up(message.address)
+            case NameDown():
+                self.name_down(message.address, message.reason)
+            case PeerDown():
+                self.peer_down(message.endpoint)
+            case _:
+                return False
+        return True
 
     def _cell(self, address: Address) -> Cell | None:
         cell = self.cells.get(address.name)

@@ -5,9 +5,11 @@ The sections of the actors are the `Options` of their `messages.py`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+
+from sgl_actors.actors.microkernel.supervisor import ChildSpec
 
 START_TIMEOUT = 60.0
 WORKER_START_TIMEOUT = 600.0
@@ -53,12 +55,13 @@ class ActorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     """`[actors.NAME]`: one actor and where it runs.
 
     Attributes:
-        class_: ``"package.module:Class"`` (key ``class``).
+        class_: ``"package.module:Class"``, or what an installed package offers by a name in the entry point group ``sgl_actors.actors`` (key ``class``).
         process: actors with the same process name share a process; "" for one of its own, named as the actor.
         restart: always, never, or only after a fault.
         shutdown: seconds it gets to stop before its process is killed.
         start_timeout: seconds it gets to become ready.
         enabled: false leaves it out.
+        options: what a class of your own wants to know: its ``ctx.config["options"]``.
     """
 
     class_: str
@@ -67,6 +70,14 @@ class ActorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     shutdown: float = 5.0
     start_timeout: float = START_TIMEOUT
     enabled: bool = True
+    options: dict[str, Any] = {}
+
+    def child(self, name: str) -> ChildSpec:
+        """What the supervisor is told of it."""
+        settings = msgspec.json.encode({"options": self.options}).decode() if self.options else ""
+        return ChildSpec(
+            name, self.class_, self.process, self.restart, self.start_timeout, self.shutdown, settings
+        )
 
 
 DEFAULT_ACTORS: dict[str, ActorSpec] = {

@@ -21,7 +21,7 @@ from sgl_actors.actors.microkernel.control import KERNEL
 from sgl_actors.actors.microkernel.kernel import KernelActor
 from sgl_actors.actors.microkernel.process import Boot
 from sgl_actors.actors.microkernel.root import ROOT, Root, root_endpoint
-from sgl_actors.actors.microkernel.supervisor import ChildSpec, Supervisor
+from sgl_actors.actors.microkernel.supervisor import Supervisor
 from sgl_actors.actors.microkernel.system import System
 from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
 from sgl_actors.actors.node.config import NodeConfig, make_runtime_dir
@@ -77,10 +77,7 @@ class RunningNode:
         config.log_dir.mkdir(parents=True, exist_ok=True)
         self.endpoint = root_endpoint(runtime_dir)
         self.supervisor = Supervisor(
-            [
-                ChildSpec(name, spec.class_, spec.process, spec.restart, spec.start_timeout, spec.shutdown)
-                for name, spec in self.config.actors.items()
-            ],
+            [spec.child(name) for name, spec in self.config.actors.items()],
             config.supervisor.strategy,
             config.supervisor.intensity,
             config.supervisor.period,

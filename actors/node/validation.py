@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -17,6 +18,7 @@ from msgspec import Meta
 from sgl_actors.actors.cache.messages import Options as CacheOptions
 from sgl_actors.actors.gateway.messages import Options as GatewayOptions
 from sgl_actors.actors.grammar.messages import Options as GrammarOptions
+from sgl_actors.actors.microkernel.plugins import GROUP
 from sgl_actors.actors.node.options import (
     DEFAULT_ACTORS,
     LEAST_STALL,
@@ -247,7 +249,16 @@ def parse_size(text: str) -> int | None:
 
 
 def find_class(spec: str) -> str | None:
-    """Why ``"package.module:Class"`` cannot be loaded, None if its module is there. Only its parents are imported."""
+    """Why that class cannot be loaded, None if its module, or the entry point of that name, is there. Only a module's parents are imported."""
+    if ":" not in spec:
+        known = entry_points(group=GROUP).names
+        near = get_close_matches(spec, known, n=1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        return (
+            None
+            if spec in known
+            else f"expected package.module:Class or the name of an installed plugin, got {spec!r}{hint}"
+        )
     module, _, name = spec.partition(":")
     if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         return f"expected package.module:Class, got {spec!r}"

@@ -132,6 +132,33 @@ class NodeGone(ActorDown):
     retryable = False
 
 
+class SwapFailed(SglActorsError):
+    """Another class could not take a running actor's place; the old one goes on. The message says why; the node's logs tell more."""
+
+    code = "swap_failed"
+    status = 409
+
+
+class JournalUnavailable(SglActorsError):
+    """The journal of durable programs cannot be opened, read or written: no room, no permission, a damaged file.
+
+    The durable program was refused before it did anything; others are not touched. Make room or name another file
+    (``durable=PATH``), and run it again.
+    """
+
+    code = "journal_unavailable"
+    status = 503
+    retryable = True
+
+
+class ProgramRunning(SglActorsError):
+    """A durable program of that id runs already: one runs in one process at a time. The message names it. Wait for its end."""
+
+    code = "program_running"
+    status = 409
+    retryable = True
+
+
 class DeadlineExceeded(SglActorsError):
     """The answer did not come before the deadline. The work was cancelled; retry with more time."""
 

@@ -16,13 +16,23 @@ from typing import Any
 import pytest
 
 from sgl_actors.actors.microkernel import Context
-from sgl_actors.actors.microkernel.messages import Actors, Done, ListActors, RestartActor, StopNode
+from sgl_actors.actors.microkernel.messages import (
+    Actors,
+    Done,
+    ListActors,
+    RestartActor,
+    StopNode,
+    SwapActor,
+    Swapped,
+)
+from sgl_actors.actors.microkernel.supervisor import ChildSpec
 from sgl_actors.actors.node.config import load
 from sgl_actors.actors.node.embedded import NodeHandle, join, open_node
 from sgl_actors.actors.node.record import read_record
 from sgl_actors.actors.node.root import NodeRoot, RunningNode
-from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest, NodeGone
+from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest, NodeGone, SwapFailed
 from tests.microkernel.kernel_actors import Block, Heard, Say, Wait, Who, Words
+from tests.microkernel.swap_actors import Add, Sum
 
 REPOSITORY = str(Path(__file__).parent.parent.parent)
 
@@ -364,3 +374,83 @@ def test_no_survivors(tmp_path: Path) -> None:
             continue
         assert select.select([descriptor], [], [], 10.0)[0], f"process {pid} outlived the root"
         os.close(descriptor)
+
+
+COUNTER = 'class = "tests.microkernel.swap_actors:Counter"\nprocess = "counting"'
+
+
+async def swap(ctx: Context, path: str, settings: str = "", *, restart: bool = False) -> Swapped:
+    """Ask the root to swap the counter's class."""
+    return await ctx.call(
+        "root", SwapActor("counter", f"tests.microkernel.swap_actors:{path}", settings, restart), Swapped
+    )
+
+
+async def test_swaps_through_the_root(tmp_path: Path) -> None:
+    """In place where both classes know how, by a restart else; a class that fails leaves the actor as it was; a crash comes back with the new class."""
+    async with running(write_config(tmp_path, {"counter": COUNTER})) as (node, _, ctx):
+        await ctx.call("counter", Add(3), Sum)
+        answer = await swap(ctx, "Better", '{"options": {"bonus": 10}}')
+        assert answer.in_place
+        assert await ctx.call("counter", Add(0), Sum) == Sum(13, 2)
+        for path, why in (("Broken", "restore is broken"), ("Nobody", "is no Actor")):
+            with pytest.raises((SwapFailed, ConfigError), match=why):
+                await swap(ctx, path)
+        assert (await ctx.call("counter", Add(0), Sum)).version == 2
+        rows = await ctx.call("root", ListActors(), Actors)
+        os.kill(rows.rows[0].pid, signal.SIGKILL)
+        assert (await once_up(ctx, Add(0), rows.rows[0].epoch)).version == 2
+        assert not (await swap(ctx, "Counter", restart=True)).in_place
+        assert (await once_up(ctx, Add(0))).version == 1
+        assert not (await swap(ctx, "Plain")).in_place
+        with pytest.raises(SwapFailed, match="cannot start"):
+            await swap(ctx, "Unborn")
+        assert (await once_up(ctx, Add(0))).version == 0
+        with pytest.raises(InvalidRequest, match="no actor"):
+            await ctx.call("root", SwapActor("nobody", "x:Y"), Swapped)
+        assert not node.supervisor.failed
+
+
+async def once_up(ctx: Context, message: Add, epoch: int = 0) -> Sum:
+    """Ask until an incarnation after `epoch` answers."""
+    while True:
+        try:
+            row = (await ctx.call("root", ListActors(), Actors)).rows[0]
+            if row.epoch > epoch:
+                return await ctx.call("counter", message, Sum)
+        except ActorDown:
+            pass
+        await asyncio.sleep(0.02)
+
+
+async def test_a_stopped_process_is_replaced(tmp_path: Path) -> None:
+    """After SIGSTOP the actor is started anew, and the stopped process is gone though nobody continued it."""
+    async with running(write_config(tmp_path, {"counter": COUNTER})) as (_, _, ctx):
+        row = (await ctx.call("root", ListActors(), Actors)).rows[0]
+        os.kill(row.pid, signal.SIGSTOP)
+        await once_up(ctx, Add(0), row.epoch)
+        with pytest.raises(ProcessLookupError):
+            os.kill(row.pid, 0)
+
+
+async def test_children_that_come_and_go(tmp_path: Path) -> None:
+    """An actor can be added to a running node and taken away; one that does not start is not there."""
+    async with running(write_config(tmp_path, {"counter": COUNTER})) as (node, _, ctx):
+        root = node.system.cells["root"].actor
+        assert isinstance(root, NodeRoot)
+        more = ChildSpec(
+            "counter@b",
+            "tests.microkernel.swap_actors:Counter",
+            "second",
+            settings='{"options": {"start": 7}}',
+        )
+        await root.add(more)
+        assert await ctx.call("counter@b", Add(0), Sum) == Sum(7, 1)
+        await root.remove("counter@b")
+        assert "counter@b" not in node.supervisor.children
+        with pytest.raises(ActorDown):
+            await ctx.call("counter@b", Add(0), Sum)
+        with pytest.raises(SwapFailed, match="cannot start"):
+            await root.add(ChildSpec("counter@c", "tests.microkernel.swap_actors:Unborn", "third"))
+        assert list(node.supervisor.children) == ["counter"]
+        assert node.supervisor.ready
