@@ -50,7 +50,7 @@ from sgl_actors.actors.microkernel.messages import (
 )
 from sgl_actors.actors.microkernel.process import Boot, Launched, Process, resident_bytes
 from sgl_actors.actors.microkernel.record import ProcessRecord, Record, Recorded
-from sgl_actors.actors.microkernel.supervisor import Begin, Child, ChildSpec, Effect, Supervisor
+from sgl_actors.actors.microkernel.supervisor import Begin, ChildSpec, Effect, Supervisor
 from sgl_actors.actors.microkernel.swap import LEAVE_TIMEOUT, SETTLE_TIMEOUT
 from sgl_actors.actors.microkernel.wire import Message
 from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest, SglActorsError, SwapFailed
@@ -502,11 +502,11 @@ class Root(Actor):
                     child.spec = spec
                 self.log.info("swapped", name=name, path=path, held=round(answer.held, 4))
                 return Swapped(in_place=True, held=answer.held, path=path)
-        return await self._replace(child, spec)
+        return await self.replace(name, spec)
 
-    async def _replace(self, child: Child, spec: ChildSpec) -> Swapped:
-        """End the incarnation and start one as `spec` says; if that does not start, one as it was."""
-        name = spec.name
+    async def replace(self, name: str, spec: ChildSpec) -> Swapped:
+        """End the incarnation and start one as `spec` says; if that does not start, one as it was, and `SwapFailed`."""
+        child = self.supervisor.children[name]
         if name in self._trials or child.state != "running":
             raise SwapFailed(f"{name} is being replaced already")
         trial = self._trials[name] = Trial(child.spec, self.ctx.now())
@@ -516,18 +516,23 @@ class Root(Actor):
         self.log.info("replaced", name=name, path=spec.path, held=round(held, 4))
         return Swapped(in_place=False, held=held, path=spec.path)
 
-    async def add(self, spec: ChildSpec) -> None:
-        """Start one more actor and wait until it is up; `SwapFailed` if it does not start, and is not there then."""
-        trial = self._trials[spec.name] = Trial(spec, self.ctx.now())
-        self._apply(self.supervisor.add(spec))
+    async def add(self, *specs: ChildSpec) -> None:
+        """Start more actors and wait until they are up; `SwapFailed` if one does not start, and none is there then."""
+        trials = [Trial(spec, self.ctx.now()) for spec in specs]
+        for spec, trial in zip(specs, trials, strict=True):
+            effects = self.supervisor.add(spec)
+            self._trials[spec.name] = trial
+            self._apply(effects)
         try:
-            await trial.outcome
-        except SglActorsError:
-            await self.remove(spec.name)
+            await asyncio.gather(*(trial.outcome for trial in trials))
+        except BaseException:
+            for spec in reversed(specs):
+                await self.remove(spec.name)
             raise
 
     async def remove(self, name: str) -> None:
         """End an actor for good and wait until it has ended."""
+        self._trials.pop(name, None)
         if name in self.supervisor.children:
             ended = self._removing.setdefault(name, asyncio.Event())
             self._apply(self.supervisor.remove(name))

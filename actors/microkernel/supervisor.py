@@ -61,13 +61,14 @@ Effect = Begin | End
 
 @dataclass
 class Child:
-    """State of one child: idle, starting, running, stopping."""
+    """State of one child: idle, starting, running, stopping. `leaving`: it is forgotten at its end; `fresh`: it was added and has not been up."""
 
     spec: ChildSpec
     state: Literal["idle", "starting", "running", "stopping"] = "idle"
     restarts: int = 0
     again: bool = field(default=False)
     leaving: bool = field(default=False)
+    fresh: bool = field(default=False)
 
 
 class Supervisor:
@@ -99,9 +100,9 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Every child that should run does."""
+        """Every child that should run does; one that was added counts once it has."""
         return not self.closing and all(
-            child.state == "running" or (child.state == "idle" and child.spec.restart != "permanent")
+            child.state == "running" or child.fresh or (child.state == "idle" and child.spec.restart != "permanent")
             for child in self.children.values()
         )
 
@@ -115,7 +116,7 @@ class Supervisor:
             raise InvalidRequest(f"there is an actor {spec.name!r} already", param="name")
         if self.closing:
             return []
-        child = self.children[spec.name] = Child(spec)
+        child = self.children[spec.name] = Child(spec, fresh=True)
         return [self._begin(child)]
 
     def remove(self, name: str) -> list[Effect]:
@@ -138,7 +139,7 @@ class Supervisor:
         """A child is ready."""
         child = self.children[name]
         if child.state == "starting":
-            child.state = "running"
+            child.state, child.fresh = "running", False
         return []
 
     def restart(self, name: str) -> list[Effect]:

@@ -46,6 +46,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
         actors: the enabled ones, in the order in which they start; `process` is filled in.
         file: the node.toml it came from, "" without one.
         origins: where each value came from, by its key (``"scheduler.max_batch"``).
+        flags: values by key, as text, that override the file.
     """
 
     node: NodeOptions = NodeOptions()
@@ -59,6 +60,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     actors: dict[str, ActorSpec] = {}
     file: str = ""
     origins: dict[str, str] = {}
+    flags: dict[str, str] = {}
 
     @property
     def runtime_dir(self) -> Path:
@@ -104,7 +106,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
 
     def _sections(self) -> dict[str, Any]:
         data: dict[str, Any] = msgspec.to_builtins(self)
-        del data["file"], data["origins"]
+        del data["file"], data["origins"], data["flags"]
         return data
 
 
@@ -140,7 +142,10 @@ def load(
         values["model"]["path"] = _beside(Path(path), values["model"]["path"])
     config = msgspec.convert(values, NodeConfig)
     return msgspec.structs.replace(
-        config, file="" if path is None else str(Path(path).absolute()), origins=draft.origins
+        config,
+        file="" if path is None else str(Path(path).absolute()),
+        origins=draft.origins,
+        flags=dict(flags or {}),
     )
 
 

@@ -14,7 +14,8 @@ from sgl_actors.actors.microkernel.process import die_with_parent, run_loop
 from sgl_actors.actors.node.banner import Progress, describe_model, describe_ready, describe_start
 from sgl_actors.actors.node.config import NodeConfig, load
 from sgl_actors.actors.node.embedded import EmbeddedRequest, Ready
-from sgl_actors.actors.node.root import NodeRoot, RunningNode
+from sgl_actors.actors.node.node_root import NodeRoot
+from sgl_actors.actors.node.root import RunningNode
 from sgl_actors.actors.scheduler.messages import DescribeModel
 from sgl_actors.actors.worker.messages import ModelInfo
 from sgl_actors.errors import RemoteError, SglActorsError

@@ -5,6 +5,7 @@ The sections of the actors are the `Options` of their `messages.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -72,9 +73,10 @@ class ActorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     enabled: bool = True
     options: dict[str, Any] = {}
 
-    def child(self, name: str) -> ChildSpec:
-        """What the supervisor is told of it."""
-        settings = msgspec.json.encode({"options": self.options}).decode() if self.options else ""
+    def child(self, name: str, sections: Mapping[str, Any] | None = None) -> ChildSpec:
+        """What the supervisor is told of it; `sections` are what it is to know in place of its process's configuration."""
+        own = {**(sections or {}), **({"options": self.options} if self.options else {})}
+        settings = msgspec.json.encode(own).decode() if own else ""
         return ChildSpec(
             name, self.class_, self.process, self.restart, self.start_timeout, self.shutdown, settings
         )

@@ -20,30 +20,17 @@ from sgl_actors.actors.microkernel.cell import Cell, Exit
 from sgl_actors.actors.microkernel.control import KERNEL
 from sgl_actors.actors.microkernel.kernel import KernelActor
 from sgl_actors.actors.microkernel.process import Boot
-from sgl_actors.actors.microkernel.root import ROOT, Root, root_endpoint
+from sgl_actors.actors.microkernel.root import ROOT, root_endpoint
 from sgl_actors.actors.microkernel.supervisor import Supervisor
 from sgl_actors.actors.microkernel.system import System
 from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
 from sgl_actors.actors.node.config import NodeConfig, make_runtime_dir
+from sgl_actors.actors.node.node_root import NodeRoot
 from sgl_actors.actors.node.record import FILE, NodeRecord, read_record
-from sgl_actors.actors.scheduler.messages import Drain, Drained
-from sgl_actors.errors import ConfigError, SglActorsError
+from sgl_actors.errors import ConfigError
 
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path at most (`sun_path`)."""
-
-
-class NodeRoot(Root):
-    """The root of an sgl-actors node: draining means that the scheduler has nothing left."""
-
-    async def drain(self, seconds: float) -> None:
-        """Wait until no request is in flight, at most `seconds`."""
-        if seconds <= 0 or "scheduler" not in self.system.names:
-            return
-        try:
-            await self.ctx.call("scheduler", Drain(), Drained, timeout=seconds, control=True)
-        except SglActorsError as error:
-            self.log.warning("not all requests finished in time", reason=str(error))
 
 
 class RunningNode:
@@ -100,6 +87,7 @@ class RunningNode:
             "socket_dir": runtime_dir,
             "on_done": self.done.set,
             "drain": config.node.drain,
+            "node_config": self.config,
         }
 
     def _claim_port(self) -> str:

@@ -99,7 +99,12 @@ RANGES: dict[str, Any] = {
 GAPS = {"scheduler.stall": (0.0, LEAST_STALL)}
 """Keys whose values between the two numbers make no sense; both of them do."""
 
-SIZES = frozenset({"node.log_size", "cache.memory", "grammar.memory", "gateway.max_body"})
+SIZES = frozenset(
+    {
+        "node.log_size", "cache.memory", "grammar.memory", "gateway.max_body", "gateway.max_held", "gateway.max_headers",
+        "gateway.max_memory", "gateway.reserve",
+    }
+)  # fmt: skip
 """Keys in bytes, which also take "1GiB"."""
 
 _UNITS = {"": 1, "b": 1} | {
@@ -212,7 +217,7 @@ class Draft:
     def _check_tenants(self, digests: Mapping[str, str]) -> None:
         """Every tenant has a key of its own, and a table that is there has somebody in it."""
         owners: dict[str, str] = {}
-        for name, digest in digests.items():
+        for name, digest in ((name, digest) for name, text in digests.items() for digest in text.split()):
             other = owners.setdefault(digest, name)
             if other != name:
                 setting = self._settings[TENANTS, name]

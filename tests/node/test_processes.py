@@ -28,8 +28,9 @@ from sgl_actors.actors.microkernel.messages import (
 from sgl_actors.actors.microkernel.supervisor import ChildSpec
 from sgl_actors.actors.node.config import load
 from sgl_actors.actors.node.embedded import NodeHandle, join, open_node
+from sgl_actors.actors.node.node_root import NodeRoot
 from sgl_actors.actors.node.record import read_record
-from sgl_actors.actors.node.root import NodeRoot, RunningNode
+from sgl_actors.actors.node.root import RunningNode
 from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest, NodeGone, SwapFailed
 from tests.microkernel.kernel_actors import Block, Heard, Say, Wait, Who, Words
 from tests.microkernel.swap_actors import Add, Sum

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
+from sgl_actors.actors.gateway.tenants import Tenants
 from sgl_actors.actors.node.config import NodeConfig, load
 from sgl_actors.errors import ConfigError
 
@@ -33,6 +35,11 @@ def configured(
     return load(path, flags=flags, environ=environ or {})
 
 
+def key_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
 def problem(folder: Path, text: str, **options: Mapping[str, str]) -> str:
     """The one line of the error that loading raises, without the file's folder."""
     with pytest.raises(ConfigError) as caught:
@@ -48,7 +55,7 @@ def test_without_the_table_there_are_no_tenants(tmp_path: Path) -> None:
 
 def test_keys_come_as_they_are_from_the_environment_and_from_files(tmp_path: Path) -> None:
     """A file may end with a newline, and counts from node.toml's folder; what is kept is the SHA-256."""
-    (tmp_path / "bob.key").write_text("key-of-bob\n")
+    key_file(tmp_path / "bob.key", b"key-of-bob\n")
     text = '[tenants]\nalice = "key-of-alice"\nbob = "file:bob.key"\n"c.d" = "env:KEY_OF_C"\n'
     config = configured(tmp_path, text, environ={"KEY_OF_C": "key-of-c"})
     assert config.tenants == {"alice": sha("key-of-alice"), "bob": sha("key-of-bob"), "c.d": sha("key-of-c")}
@@ -117,8 +124,41 @@ def test_an_empty_table_can_be_filled_from_elsewhere(tmp_path: Path) -> None:
 
 def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
     """A key file that is no text."""
-    (tmp_path / "k").write_bytes(b"\xff\xfe12345678")
+    key_file(tmp_path / "k", b"\xff\xfe12345678")
     assert problem(tmp_path, '[tenants]\na = "file:k"\n') == "node.toml:2 tenants.a: k: a key is ASCII text"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o777])
+def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    """The message names the mode and what to do."""
+    key_file(tmp_path / "k", b"12345678", mode)
+    expected = f"node.toml:2 tenants.a: k: others may read or write it (mode {mode:04o}); chmod 600 it"
+    assert problem(tmp_path, '[tenants]\na = "file:k"\n') == expected
+
+
+def test_a_tenant_may_have_several_keys(tmp_path: Path) -> None:
+    """A list from any sources; each key opens, and none is in what is kept."""
+    key_file(tmp_path / "k", b"key-from-a-file\n")
+    text = '[tenants]\na = ["key-of-old", "env:NEW", "file:k"]\n'
+    config = configured(tmp_path, text, environ={"NEW": "key-of-new"})
+    assert config.tenants["a"].split() == [sha("key-of-old"), sha("key-of-new"), sha("key-from-a-file")]
+    tenants = Tenants(config.tenants)
+    for key in ("key-of-old", "key-of-new", "key-from-a-file"):
+        assert tenants.identify(Headers({"x-api-key": key})).name == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[tenants]\na = []\n", "node.toml:2 tenants.a: expected 1 to 16 keys"),
+        ('[tenants]\na = ["12345678", "12345678"]\n', "node.toml:2 tenants.a: the same key is there twice"),
+        ('[tenants]\na = ["12345678", 3]\n', "node.toml:2 tenants.a: expected a text"),
+        ('[tenants]\na = ["12345678"]\nb = ["87654321", "12345678"]\n', "node.toml:3 tenants.b: the same key as tenants.a"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_lists_of_keys(tmp_path: Path, text: str, expected: str) -> None:
+    """None, doubles, other types, and a key that another tenant has."""
+    assert problem(tmp_path, text) == expected
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=4, max_size=300))
