@@ -52,7 +52,7 @@ class ListModels(Message):
     """Call, answered by `Models`."""
 
 
-class ModelRow(msgspec.Struct, frozen=True, array_like=True):
+class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """One model that is loaded.
 
     Attributes:
@@ -71,4 +71,4 @@ class ModelRow(msgspec.Struct, frozen=True, array_like=True):
 class Models(Message):
     """Models in the order in which they were loaded, the default one first."""
 
-    rows: list[ModelRow]
+    rows: list[LoadedModel]

@@ -20,8 +20,8 @@ from sgl_actors.actors.node import reload, stacks
 from sgl_actors.actors.node.config import NodeConfig, load
 from sgl_actors.actors.node.messages import (
     ListModels,
+    LoadedModel,
     LoadModel,
-    ModelRow,
     Models,
     Reload,
     Reloaded,
@@ -41,7 +41,7 @@ class NodeRoot(Root):
         self._config: NodeConfig = context.config["node_config"]
         model = self._config.to_builtins()["model"] if "worker/0" in self._config.actors else {"path": ""}
         name = model.get("served_name") or Path(model["path"]).stem
-        self._stacks = Stacks(ModelRow(name, "", model["path"], "serving"))
+        self._stacks = Stacks(LoadedModel(name, "", model["path"], "serving"))
         self._changing = asyncio.Lock()
 
     async def receive(self, message: Message, request: Request) -> Message | None:

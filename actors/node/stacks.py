@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sgl_actors.actors.microkernel.supervisor import ChildSpec
-from sgl_actors.actors.node.messages import LoadModel, ModelRow, Models
+from sgl_actors.actors.node.messages import LoadedModel, LoadModel, Models
 from sgl_actors.actors.node.models import Checkpoint
 from sgl_actors.actors.node.options import ActorSpec
 from sgl_actors.errors import InvalidRequest, ModelNotFound
@@ -27,7 +27,7 @@ MOST = 8
 class Stacks:
     """See the module. The first row is the default model."""
 
-    def __init__(self, first: ModelRow) -> None:
+    def __init__(self, first: LoadedModel) -> None:
         self.rows = [first]
 
     def __repr__(self) -> str:
@@ -37,7 +37,7 @@ class Stacks:
         """All of them."""
         return Models(list(self.rows))
 
-    def add(self, message: LoadModel, found: Checkpoint) -> ModelRow:
+    def add(self, message: LoadModel, found: Checkpoint) -> LoadedModel:
         """Enter one that is to be loaded; `InvalidRequest` if its name is taken or there are `MOST` already."""
         name = message.name or found.served_name or found.path.stem
         if any(row.name == name for row in self.rows):
@@ -46,7 +46,7 @@ class Stacks:
             )
         if len(self.rows) >= MOST:
             raise InvalidRequest(f"{len(self.rows)} models are loaded, a node takes {MOST}", param="path")
-        row = ModelRow(name, self._suffix(name), str(found.path), "loading")
+        row = LoadedModel(name, self._suffix(name), str(found.path), "loading")
         self.rows.append(row)
         return row
 
@@ -56,7 +56,7 @@ class Stacks:
         numbered = (f"{MARK}{stem}{number or ''}" for number in range(len(taken) + 1))
         return next(suffix for suffix in numbered if suffix not in taken)
 
-    def find(self, name: str) -> ModelRow:
+    def find(self, name: str) -> LoadedModel:
         """By its name; `ModelNotFound`."""
         for row in self.rows:
             if row.name == name:
@@ -64,7 +64,7 @@ class Stacks:
         known = ", ".join(row.name for row in self.rows)
         raise ModelNotFound(f"model {name!r} is not loaded; {known}", param="name")
 
-    def unloading(self, name: str) -> ModelRow:
+    def unloading(self, name: str) -> LoadedModel:
         """Note that it takes no new requests; `InvalidRequest` for the only one that serves."""
         row = self.find(name)
         if row.state != "serving":
@@ -76,7 +76,7 @@ class Stacks:
             )
         return self._set(row, "unloading")
 
-    def serving(self, row: ModelRow, *, first: bool = False) -> ModelRow:
+    def serving(self, row: LoadedModel, *, first: bool = False) -> LoadedModel:
         """It takes requests; with `first` it is the default from here on."""
         row = self._set(row, "serving")
         if first:
@@ -84,11 +84,11 @@ class Stacks:
             self.rows.insert(0, row)
         return row
 
-    def again(self, row: ModelRow) -> None:
+    def again(self, row: LoadedModel) -> None:
         """It was not unloaded after all."""
         self._set(row, "serving")
 
-    def remove(self, row: ModelRow) -> None:
+    def remove(self, row: LoadedModel) -> None:
         """It is gone. If it was the default, the next one that serves is."""
         self.rows.remove(row)
         for other in self.rows:
@@ -97,14 +97,14 @@ class Stacks:
                 self.rows.insert(0, other)
                 return
 
-    def _set(self, row: ModelRow, state: str) -> ModelRow:
+    def _set(self, row: LoadedModel, state: str) -> LoadedModel:
         new = msgspec.structs.replace(row, state=state)
         self.rows[self.rows.index(row)] = new
         return new
 
 
 def specs(
-    row: ModelRow, actors: Mapping[str, ActorSpec], config: Mapping[str, Any], memory: int = 0
+    row: LoadedModel, actors: Mapping[str, ActorSpec], config: Mapping[str, Any], memory: int = 0
 ) -> list[ChildSpec]:
     """How a model's actors are started: as those of the node's own model are, but for the weights and, if it says so, the KV pool."""
     sections: dict[str, Any] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sgl_actors.actors.node.messages import LoadModel, ModelRow
+from sgl_actors.actors.node.messages import LoadedModel, LoadModel
 from sgl_actors.actors.node.models import Checkpoint
 from sgl_actors.actors.node.options import DEFAULT_ACTORS
 from sgl_actors.actors.node.stacks import MOST, STACK, Stacks, specs
@@ -16,10 +16,10 @@ from sgl_actors.errors import InvalidRequest, ModelNotFound
 
 def table() -> Stacks:
     """With the node's own model."""
-    return Stacks(ModelRow("first", "", "/first.gguf", "serving"))
+    return Stacks(LoadedModel("first", "", "/first.gguf", "serving"))
 
 
-def load(stacks: Stacks, name: str, *, first: bool = False) -> ModelRow:
+def load(stacks: Stacks, name: str, *, first: bool = False) -> LoadedModel:
     """Have a model serve."""
     row = stacks.add(LoadModel("x", name), Checkpoint(Path("/x.gguf")))
     return stacks.serving(row, first=first)
@@ -74,7 +74,7 @@ def test_the_only_model_stays() -> None:
 
 def test_the_actors_of_a_model() -> None:
     """They live in processes of their own, know their weights, and share nothing but the classes."""
-    row = ModelRow("b", "@b", "/b.gguf", "loading")
+    row = LoadedModel("b", "@b", "/b.gguf", "loading")
     config = {
         "model": {"path": "/a.gguf", "served_name": "a", "nice": 5},
         "cache": {"memory": 1 << 30, "pages": 9},

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sgl_actors.cli.cache_app import Config, Json, NodeName, cache_app, scheduler
+from sgl_actors.cli.model_app import model_app
 from sgl_actors.errors import ConfigError, InvalidRequest
 
 DEFAULT_FILE = Path("node.toml")
@@ -164,6 +165,7 @@ def logs(
 
 
 app.add_typer(cache_app, name="cache")
+app.add_typer(model_app, name="model")
 app.command()(scheduler)
 
 
