@@ -21,7 +21,6 @@ import msgspec
 from sgl_actors.actors.microkernel.actor import Actor, Context, Request
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.control import (
-    KERNEL,
     ActorExit,
     ActorReady,
     ClassSwapped,
@@ -29,15 +28,13 @@ from sgl_actors.actors.microkernel.control import (
     NameDown,
     NameUp,
     PeerDown,
-    Ping,
-    Pong,
-    Pulse,
     StartActor,
     StopActor,
     SwapClass,
     Table,
     Terminate,
 )
+from sgl_actors.actors.microkernel.hosts import HUNG, Hosted, Vigil
 from sgl_actors.actors.microkernel.messages import (
     ActorRow,
     Actors,
@@ -53,50 +50,14 @@ from sgl_actors.actors.microkernel.record import ProcessRecord, Record, Recorded
 from sgl_actors.actors.microkernel.supervisor import Begin, ChildSpec, Effect, Supervisor
 from sgl_actors.actors.microkernel.swap import LEAVE_TIMEOUT, SETTLE_TIMEOUT
 from sgl_actors.actors.microkernel.wire import Message
-from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest, SglActorsError, SwapFailed
+from sgl_actors.errors import ActorDown, InvalidRequest, SglActorsError, SwapFailed
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
 
 ROOT = "root"
-HEARTBEAT = 1.0
-"""Seconds between two pings of a process."""
-STARTING_HEARTBEAT = 0.2
-"""The same while an actor of it starts: how far it has come is shown to people."""
-HUNG = 3.0
-"""Seconds without an answer after which a process is killed whose loop waits for something, or has had time enough to answer."""
-BUSY = 1.0
-"""Seconds of processor time that are enough to answer."""
-STARVED = 15.0
-"""Seconds without an answer after which a process is killed though it got less than that."""
-LOOK = 0.9
-"""Seconds between two looks at whether processes are stopped."""
 START_SLACK = 5.0
 """Seconds beyond an actor's own start deadline after which its process is killed."""
-STALLED = 20.0
-"""Seconds an actor may spend in one message while others wait for it."""
-
-
-class Hosted:
-    """A process as the root sees it: one it started, or a client that joined (`process` is None)."""
-
-    def __init__(self, name: str, endpoint: str) -> None:
-        self.name = name
-        self.endpoint = endpoint
-        self.process: Launched | None = None
-        self.pid = 0
-        self.hello = False
-        self.ending = False
-        self.stopped = False
-        self.actors: dict[str, Address] = {}
-        self.starting: dict[str, asyncio.TimerHandle] = {}
-        self.pulses: dict[str, Pulse] = {}
-        self.counters: dict[str, float] = {}
-
-    @property
-    def kernel(self) -> Address:
-        """Address of its kernel."""
-        return Address(KERNEL, 0, self.endpoint)
 
 
 class Trial:
@@ -131,6 +92,7 @@ class Root(Actor):
         self._on_done: Callable[[], None] = config["on_done"]
         self._launch: Callable[[Boot, Callable[[int], None]], Launched] = config.get("launch", Process)
         self._hosts: dict[str, Hosted] = {}
+        self._vigil = Vigil(context, self._hosts)
         self._epochs = itertools.count(1)
         self._incarnations = itertools.count(1)
         self._where: dict[str, Hosted] = {}
@@ -145,7 +107,7 @@ class Root(Actor):
         """Take the name `root` and start the children."""
         self.system.name_up(self.ctx.address)
         self.system.on_lost = self._lost
-        self.ctx.task(self._look(), name="look")
+        self.ctx.task(self._vigil.look(), name="look")
         self._apply(self.supervisor.begin())
 
     async def receive(self, message: Message, request: Request) -> Message | None:
@@ -182,7 +144,7 @@ class Root(Actor):
         host.pid = message.pid
         self.system.transport.watch(message.endpoint)
         if host.process is not None:
-            self.ctx.task(self._pulse(host), name=f"pulse {host.name}")
+            self.ctx.task(self._vigil.pulse(host), name=f"pulse {host.name}")
             for name in host.starting:
                 self._send_start(host, name)
         return Table(list(self.system.names.values()))
@@ -207,53 +169,6 @@ class Root(Actor):
         if self._hosts.pop(host.endpoint, None) is not None:
             self.system.peer_down(host.endpoint)
             self._broadcast(PeerDown(host.endpoint))
-
-    async def _pulse(self, host: Hosted) -> None:
-        """Ping one process until it ends; kill it when it does not answer."""
-        while host.endpoint in self._hosts:
-            try:
-                pong = await self._ping(host)
-            except SglActorsError as error:
-                if isinstance(error, DeadlineExceeded) and host.starting:
-                    continue
-                if host.process is not None and host.endpoint in self._hosts:
-                    self.log.warning("process does not answer, killed", process=host.name, why=error.code)
-                    host.process.kill()
-                return
-            host.counters = pong.counters
-            host.pulses = {pulse.name: pulse for pulse in pong.pulses}
-            for pulse in pong.pulses:
-                if pulse.busy > STALLED and pulse.mailbox and pulse.name in host.actors:
-                    self.log.error("actor is stuck in one message, stopped", stuck=pulse.name)
-                    address = host.actors[pulse.name]
-                    self.ctx.cast(host.kernel, StopActor(address.name, address.epoch, "stuck"), control=True)
-            await asyncio.sleep(STARTING_HEARTBEAT if host.starting else HEARTBEAT)
-
-    async def _ping(self, host: Hosted) -> Pong:
-        """The answer to a ping; `DeadlineExceeded` once it is due. Who did not get the processor is asked again."""
-        assert host.process is not None
-        asked, used = self.ctx.now(), host.process.sign().cpu
-        while True:
-            try:
-                return await self.ctx.call(host.kernel, Ping(), Pong, timeout=HUNG, control=True)
-            except DeadlineExceeded:
-                sign = host.process.sign()
-                starved = sign.state == "R" and sign.cpu - used < BUSY
-                if not starved or self.ctx.now() - asked > STARVED:
-                    raise
-
-    async def _look(self) -> None:
-        """Kill processes that have been stopped for two looks: nobody but an operator's signal does that, and what they hold is waited for."""
-        while True:
-            await asyncio.sleep(LOOK)
-            for host in list(self._hosts.values()):
-                if host.process is None:
-                    continue
-                stopped = host.process.sign().state == "T"
-                if stopped and host.stopped:
-                    self.log.warning("process is stopped, killed", process=host.name)
-                    host.process.kill()
-                host.stopped = stopped
 
     def _spawn(self, name: str) -> Hosted:
         label = f"{name.replace('/', '-')}.{next(self._incarnations)}"
