@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_actors.actors.gateway.native_types import AbortBody
+from sgl_actors.actors.gateway.retry import stems
 from sgl_actors.actors.gateway.service import Service, exchange_of, reply, service_of
 from sgl_actors.actors.gateway.tenants import Tenant
 from sgl_actors.errors import InvalidRequest
@@ -22,7 +23,7 @@ async def flush_cache(request: Request) -> Response:
 
 
 async def abort_request(request: Request) -> Response:
-    """Abort by the `rid` of /generate or the `id` of an answer, or everything.
+    """Abort by the `rid` of /generate, the `id` of an answer or its `Idempotency-Key`, or everything; by the key also what has lost its client.
 
     An unknown id is no error. Another tenant's is unknown.
     """
@@ -30,11 +31,10 @@ async def abort_request(request: Request) -> Response:
     body = await service.read(request, AbortBody)
     if body.abort_all:
         exchange.tenant.check_admin("aborting all requests")
-        service.node.cancel([], everything=True)
+        service.cancel([], everything=True)
     elif body.rid:
         ids = _ids(service, exchange.tenant, body.rid)
-        if ids:
-            service.node.cancel(ids)
+        service.cancel(ids, stems=stems(exchange.tenant.name, body.rid))
     else:
         raise InvalidRequest("rid: give rid or abort_all", param="rid")
     service.log.info("abort asked for", all=bool(body.abort_all), trace=exchange.trace)

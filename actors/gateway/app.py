@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sgl_actors.actors.gateway import admin, cache, info, openapi, profile, scheduling, tokens
+from sgl_actors.actors.gateway import admin, cache, info, models, openapi, profile, scheduling, tokens
 from sgl_actors.actors.gateway.errors import error_response
 from sgl_actors.actors.gateway.exchange import Door
 from sgl_actors.actors.gateway.native import generate
@@ -52,6 +52,8 @@ ROUTES = [
     Route("/cache/export", cache.export, methods=["GET"]),
     Route("/scheduler", scheduling.show, methods=["GET"]),
     Route("/scheduler", scheduling.switch, methods=["POST"]),
+    Route("/models/load", models.load, methods=["POST"]),
+    Route("/models/unload", models.unload, methods=["POST"]),
     Route("/profile", profile.profile, methods=["POST"]),
     Route("/health", info.health, methods=["GET"]),
     Route("/health_generate", info.health_generate, methods=["GET"]),
@@ -65,11 +67,7 @@ def build_app(service: Service) -> Starlette:
     """The application that answers for `service`."""
     app = Starlette(
         routes=ROUTES,
-        middleware=[
-            Middleware(
-                Door, log=service.log, metrics=service.metrics, tenants=service.tenants, now=service.now
-            )
-        ],
+        middleware=[Middleware(Door, books=service)],
         exception_handlers={HTTPException: _no_route},
     )
     app.router.redirect_slashes = False

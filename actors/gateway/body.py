@@ -11,11 +11,14 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 
 from sgl_actors.actors.gateway.errors import ClientGone, invalid
+from sgl_actors.actors.gateway.gate import Pass
 from sgl_actors.errors import InvalidRequest, PayloadTooLarge
 
 DRAIN_BYTES = 64 << 20
 DRAIN_SECONDS = 2.0
 """What is thrown away of a body that is too large, so that its sender gets to read the answer."""
+DRAIN_PAUSE = 0.02
+"""Seconds between two parts of it."""
 
 MAX_UNKNOWN = 256
 """Unknown field names that are remembered as logged."""
@@ -33,43 +36,54 @@ IGNORED = frozenset(
 """Fields that clients send and that change nothing in the answer."""
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read the whole body.
+async def read_body(request: Request, limit: int, place: Pass) -> bytes:
+    """Read the whole body, which takes room in `place` as it comes.
 
     Raises:
         PayloadTooLarge: over `limit` bytes; nothing beyond the limit is kept in memory.
+        Overloaded: there is no room for it now.
         ClientGone: the client went away while sending.
     """
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    size = int(declared) if declared.isdigit() and len(declared) < 20 else 0
+    try:
+        if size > limit:
+            raise _too_large(limit)
+        place.expect(size)
+        return await _read(request, limit, place)
+    except PayloadTooLarge:
         if "expect" not in request.headers:
-            await _drain(request)
-        raise _too_large(limit)
+            with place.draining() as may:
+                await _drain(request, DRAIN_BYTES if may else 0)
+        raise
+
+
+async def _read(request: Request, limit: int, place: Pass) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
         async for part in request.stream():
             size += len(part)
             if size > limit:
-                break
+                raise _too_large(limit)
+            place.hold(len(part))
             parts.append(part)
     except ClientDisconnect:
         raise ClientGone from None
-    if size > limit:
-        await _drain(request)
-        raise _too_large(limit)
     return b"".join(parts)
 
 
-async def _drain(request: Request) -> None:
+async def _drain(request: Request, most: int) -> None:
+    """Throw away up to `most` bytes of the rest, not faster than others can bear."""
     size = 0
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
-            while size < DRAIN_BYTES:
+            while size < most:
                 message = await request.receive()
                 size += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     return
+                await asyncio.sleep(DRAIN_PAUSE)
     except TimeoutError:
         return
 

@@ -11,7 +11,7 @@ from sgl_actors.actors.gateway.tools import NAME, OPEN
 _HEAD = re.compile(rf'{OPEN}\s*\{{\s*"name"\s*:\s*"({NAME.pattern})"\s*,\s*"arguments"\s*:\s*')
 _TAIL = re.compile(r"\}\s*</tool_call>")
 _LONGEST_HEAD = 256
-"""Characters by which the head of a call has to be complete; with more white space it is text."""
+"""Characters by which the head of a call has to be complete; with more white space it is text, however the text was cut into pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class CallReader:
     def _head(self) -> Iterator[Event]:
         """From the tag to the arguments."""
         found = _HEAD.match(self._kept)
-        if found is not None and (found.end() < len(self._kept)):
+        if found is not None and found.end() < len(self._kept) and found.end() <= _LONGEST_HEAD:
             yield Call(self.calls, found[1])
             self.calls += 1
             self.is_complete = False

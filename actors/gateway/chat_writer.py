@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 
 from msgspec import UNSET
@@ -76,27 +75,31 @@ class ChatWriter:
 
     async def stream(self, events: EventWriter) -> None:
         """Run the job and write its pieces as they come."""
+        trail = self._job.trail
 
         async def take(index: int, chunk: Chunk) -> None:
+            made: list[ChunkChoice] = []
             if not self._begun[index]:
                 self._begun[index] = True
-                await events.data(self._chunk(ChunkChoice(index, Delta(role="assistant", content=""))))
+                made.append(ChunkChoice(index, Delta(role="assistant", content="")))
             answer = self._job.answers[index]
             logprobs = await self._new_logprobs(answer)
             deltas = list(self._deltas(index, chunk))
             if not deltas and logprobs is not None and logprobs.content:
                 deltas = [Delta(content="")]
             for delta in deltas:
-                await events.data(self._chunk(ChunkChoice(index, delta, logprobs)))
+                made.append(ChunkChoice(index, delta, logprobs))
                 logprobs = None
-            if chunk.finish is not None:
-                reason = self._finish_reason(answer)
-                await events.data(self._chunk(ChunkChoice(index, Delta(), finish_reason=reason)))
+            ended = chunk.finish is not None
+            if ended:
+                made.append(ChunkChoice(index, Delta(), finish_reason=self._finish_reason(answer)))
+            chunks = [self._chunk(choice) for choice in made]
+            await trail.tell(events, index, chunks, len(answer.token_ids), ended=ended)
 
         await self._job.run(take)
         if self._include_usage:
-            await events.data(self._chunk(None))
-        await events.done()
+            await trail.usage(events, self._chunk(None))
+        await trail.done(events)
 
     def _read(self, index: int, text: str, *, last: bool) -> list[Event]:
         reader = self._readers[index]
@@ -110,8 +113,8 @@ class ChatWriter:
             match event:
                 case Said(piece):
                     text += piece
-                case Call(_, name):
-                    calls.append(ToolCall(_call_id(), Called(name, "")))
+                case Call(number, name):
+                    calls.append(ToolCall(self._call_id(answer.index, number), Called(name, "")))
                 case Arguments(number, piece):
                     call = calls[number]
                     arguments = f"{call.function.arguments}{piece}"
@@ -126,9 +129,14 @@ class ChatWriter:
                 case Said(piece):
                     yield Delta(content=piece)
                 case Call(number, name):
-                    yield Delta(tool_calls=[ToolCallDelta(number, CalledDelta(name), _call_id(), "function")])
+                    call_id = self._call_id(index, number)
+                    yield Delta(tool_calls=[ToolCallDelta(number, CalledDelta(name), call_id, "function")])
                 case Arguments(number, piece):
                     yield Delta(tool_calls=[ToolCallDelta(number, CalledDelta(arguments=piece))])
+
+    def _call_id(self, index: int, number: int) -> str:
+        """Who asks again gets the same."""
+        return self._job.retry.call_id(index, number)
 
     def _finish_reason(self, answer: Answer) -> str | None:
         """Why it ended; `tool_calls` after calls, unless the last was cut off."""
@@ -167,7 +175,3 @@ def chat_logprob(entry: TokenLogprob, pieces: Pieces) -> ChatLogprob:
     return ChatLogprob(
         pieces.label(entry.token_id), finite(entry.logprob), list(pieces.raw(entry.token_id)), top
     )
-
-
-def _call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"

@@ -42,6 +42,7 @@ class CompletionWriter:
 
     async def stream(self, events: EventWriter) -> None:
         """Run the job and write its pieces as they come."""
+        trail = self._job.trail
 
         async def take(index: int, chunk: Chunk) -> None:
             answer = self._job.answers[index]
@@ -49,12 +50,13 @@ class CompletionWriter:
             told = self._logprobs and len(answer.logprobs) > self._told[index]
             if chunk.text or told or chunk.finish is not None or (first and self._echo):
                 piece = await self._piece(answer, chunk.text)
-                await events.data(self._body([piece], None if self._include_usage else UNSET))
+                made = [self._body([piece], None if self._include_usage else UNSET)]
+                await trail.tell(events, index, made, len(answer.token_ids), ended=chunk.finish is not None)
 
         await self._job.run(take)
         if self._include_usage:
-            await events.data(self._body([], self._job.usage()))
-        await events.done()
+            await trail.usage(events, self._body([], self._job.usage()))
+        await trail.done(events)
 
     async def _piece(self, answer: Answer, text: str) -> CompletionChoice:
         index = answer.index

@@ -6,6 +6,7 @@ A client reads the type, the offending field and a stable code; what went wrong 
 from __future__ import annotations
 
 import http
+import math
 import re
 from typing import TypeVar
 
@@ -34,6 +35,9 @@ TYPES = {
 _PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?P<place>[^`]*)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 
+LONGEST_MESSAGE = 2000
+"""Characters of a message; the rest, which can only be what the client sent, is left out."""
+
 E = TypeVar("E", bound=BaseException)
 
 
@@ -50,6 +54,13 @@ class ErrorBody(msgspec.Struct, frozen=True):
     """An error answer: ``{"error": {"message", "type", "param", "code"}}``."""
 
     error: ErrorObject
+
+
+def later(message: str, seconds: float) -> Overloaded:
+    """`Overloaded`, and after how many seconds to come again."""
+    error = Overloaded(message)
+    error.retry_after = seconds
+    return error
 
 
 class ClientGone(Exception):
@@ -71,7 +82,8 @@ def describe(error: BaseException, trace: str = "") -> ErrorBody:
     default = "server_error" if status >= 500 else "invalid_request_error"
     kind = TYPES.get(status, default)
     if isinstance(error, SglActorsError) and status != 500:
-        return ErrorBody(ErrorObject(error.message, kind, error.param, error.code))
+        param = error.param[:LONGEST_MESSAGE] if error.param else error.param
+        return ErrorBody(ErrorObject(error.message[:LONGEST_MESSAGE], kind, param, error.code))
     if isinstance(error, HTTPException):
         phrase = http.HTTPStatus(status).phrase
         detail = error.detail if error.detail != phrase else f"{phrase}: see / for the endpoints of this node"
@@ -82,13 +94,14 @@ def describe(error: BaseException, trace: str = "") -> ErrorBody:
     )
 
 
-def error_response(error: BaseException, trace: str = "") -> Response:
-    """Answer with the error object, the right status and, where retrying helps, `Retry-After`."""
+def error_response(error: BaseException, trace: str = "", *, retry: float = 0.0) -> Response:
+    """Answer with the error object, the right status and, where retrying helps, `Retry-After`: at least `retry` seconds for an `Overloaded`."""
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     status = status_of(error)
     for cls, seconds in RETRY_AFTER.items():
         if isinstance(error, cls):
-            headers["Retry-After"] = str(seconds)
+            known = error.retry_after or retry if isinstance(error, Overloaded) else 0.0
+            headers["Retry-After"] = str(math.ceil(known) or seconds)
     headers |= HEADERS.get(type(error), {}) if isinstance(error, SglActorsError) else {}
     if status == 413:
         headers["Connection"] = "close"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,13 +14,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgl_actors.actors.cache.messages import DEFAULT
 from sgl_actors.actors.gateway.errors import ClientGone, error_response, status_of
+from sgl_actors.actors.gateway.failures import Failures
+from sgl_actors.actors.gateway.gate import Gate, Pass
 from sgl_actors.actors.gateway.limits import request_id
 from sgl_actors.actors.gateway.metrics import Metrics
-from sgl_actors.actors.gateway.tenants import NOBODY, OPEN, Tenant, Tenants
-from sgl_actors.errors import NotReady, SglActorsError
+from sgl_actors.actors.gateway.tenants import NOBODY, OPEN, Tenant, Tenants, key_of
+from sgl_actors.errors import NotReady, SglActorsError, Unauthorized
 
 QUIET = frozenset({"/health", "/metrics"})
 """Routes that monitors poll; their lines are for debugging only."""
+ALWAYS = OPEN | QUIET | {"/abort_request"}
+"""Routes that are answered also when no further request is taken."""
 
 
 @dataclass(slots=True)
@@ -33,11 +38,13 @@ class Exchange:
         status: of the answer; 499 when the client left first.
         error: code of the error that it ended with.
         request: id of the generation in the node, "" without one.
+        place: its place among the requests in work; None if it was not let in.
     """
 
     trace: str
     began: float
     tenant: Tenant = NOBODY
+    place: Pass | None = None
     status: int = 0
     error: str = ""
     request: str = ""
@@ -68,27 +75,31 @@ class Exchange:
         return {name: value for name, value in facts.items() if value}
 
 
-class Door:
-    """Outermost middleware: gives each request its id and tenant, answers with its errors, counts it, logs one line."""
+class Books(Protocol):
+    """What the door needs of the service."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        log: structlog.stdlib.BoundLogger,
-        metrics: Metrics,
-        tenants: Tenants,
-        now: Callable[[], float],
-    ) -> None:
-        self._app, self._log, self._metrics, self._tenants, self._now = app, log, metrics, tenants, now
+    log: structlog.stdlib.BoundLogger
+    metrics: Metrics
+    tenants: Tenants
+    failures: Failures
+    gate: Gate
+    now: Callable[[], float]
+
+
+class Door:
+    """Outermost middleware: gives each request its id and tenant, lets it in if there is room, answers with its errors, counts it, logs one line."""
+
+    def __init__(self, app: ASGIApp, *, books: Books) -> None:
+        self._app, self._books = app, books
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. Only the server's own end cancels it: then those who have no answer yet get a 503."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        books = self._books
         headers = Headers(scope=scope)
-        exchange = Exchange(request_id(headers.get("x-request-id")), self._now())
+        exchange = Exchange(request_id(headers.get("x-request-id")), books.now())
         scope["exchange"] = exchange
 
         async def outgoing(message: Message) -> None:
@@ -97,10 +108,11 @@ class Door:
                 exchange.status = message["status"]
             await send(message)
 
-        self._metrics.running.inc()
+        books.metrics.running.inc()
         try:
             if scope["path"] not in OPEN:
-                exchange.tenant = self._tenants.identify(headers)
+                exchange.tenant = self._identify(scope, headers)
+            exchange.place = books.gate.enter(always=scope["path"] in ALWAYS)
             await self._app(scope, receive, outgoing)
         except ClientGone:
             exchange.status, exchange.error = 499, "client_gone"
@@ -113,25 +125,41 @@ class Door:
         except Exception as error:
             exchange.fail(error)
             if status_of(error) == 500:
-                self._log.exception("request failed", trace=exchange.trace)
+                books.log.exception("request failed", trace=exchange.trace)
             if exchange.status:
                 raise
-            await error_response(error, exchange.trace)(scope, receive, outgoing)
+            await error_response(error, exchange.trace, retry=books.gate.retry)(scope, receive, outgoing)
         finally:
-            self._metrics.running.dec()
+            if exchange.place is not None:
+                exchange.place.close()
+            books.metrics.running.dec()
             self._note(scope, exchange)
+
+    def _identify(self, scope: Scope, headers: Headers) -> Tenant:
+        """Whose request it is; who sends wrong keys is slowed down."""
+        books, address = self._books, (scope.get("client") or ("",))[0]
+        if not books.tenants:
+            return Tenant()
+        books.failures.check(address)
+        try:
+            return books.tenants.identify(headers)
+        except Unauthorized:
+            if key_of(headers):
+                books.failures.note(address)
+            raise
 
     def _note(self, scope: Scope, exchange: Exchange) -> None:
         route = scope.get("route")
         path = route.path if isinstance(route, Route) else "other"
-        self._metrics.responses.labels(path, str(exchange.status)).inc()
-        say = self._log.debug if path in QUIET and exchange.status == 200 else self._log.info
+        books = self._books
+        books.metrics.responses.labels(path, str(exchange.status)).inc()
+        say = books.log.debug if path in QUIET and exchange.status == 200 else books.log.info
         say(
             "http request",
             trace=exchange.trace,
             method=scope["method"],
             route=path,
             status=exchange.status,
-            seconds=round(self._now() - exchange.began, 6),
+            seconds=round(books.now() - exchange.began, 6),
             **exchange.facts(),
         )

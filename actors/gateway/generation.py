@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +18,9 @@ import msgspec
 from sgl_actors.actors.cache.messages import DEFAULT
 from sgl_actors.actors.gateway.constraints import FREE, Asked
 from sgl_actors.actors.gateway.errors import first_of
+from sgl_actors.actors.gateway.retry import LAST, Place
 from sgl_actors.actors.gateway.upstream import Upstream
+from sgl_actors.actors.node.client import merge
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Chunk, Generate, SamplingOptions
 from sgl_actors.errors import InvalidRequest, error_class
 
@@ -83,8 +85,8 @@ class Ask:
         """Whether the prompt is computed by a request of its own first."""
         return self.n > 1 and (self.prompt.is_long or self.prompt_logprobs_start >= 0)
 
-    def request(self, request_id: str, choice: int = 0, tenant: str = DEFAULT) -> Generate:
-        """What to ask the node for answer number `choice`."""
+    def request(self, request_id: str, choice: int = 0, tenant: str = DEFAULT, known: int = -1) -> Generate:
+        """What to ask the node for answer number `choice`, of whose tokens the client has `known` (see `Generate`)."""
         seed = self.sampling.seed
         sampling = self.sampling
         if seed is not None:
@@ -103,13 +105,14 @@ class Ask:
             salt=self.salt,
             priority=self.priority,
             tools=self.prompt.tools,
+            known=known,
         )
 
-    def head(self, request_id: str, tenant: str = DEFAULT) -> Generate:
+    def head(self, request_id: str, tenant: str = DEFAULT, known: int = -1) -> Generate:
         """The request that only computes the prompt."""
         return msgspec.structs.replace(
-            self.request(request_id, tenant=tenant),
-            sampling=SamplingOptions(max_tokens=0, temperature=0.0),
+            self.request(request_id, tenant=tenant, known=known),
+            sampling=SamplingOptions(max_tokens=0, temperature=0.0, seed=0),
             prompt_logprobs_start=self.prompt_logprobs_start,
         )
 
@@ -140,11 +143,13 @@ class Generation:
         timeout: float,
         trace: str,
         tenant: str = DEFAULT,
+        since: Sequence[Place] | None = None,
     ) -> None:
+        """`since`: where the client is in each choice, if it may ask again."""
         self.asks = asks
         self.heads: dict[int, Chunk] = {}
         self._node, self._id, self._timeout, self._trace = node, stem, timeout, trace
-        self._tenant = tenant
+        self._tenant, self._since = tenant, since
         self._slots = asyncio.Semaphore(PARALLEL)
         self.ids = [f"{stem}-{number}" for number in range(self.choices)]
         self.ids += [self._head_id(number) for number, ask in enumerate(asks) if ask.needs_head]
@@ -164,7 +169,9 @@ class Generation:
         return found
 
     async def run(self, emit: Emit, *, raise_abort: bool = True) -> None:
-        """Run everything to its end, calling `emit` for each chunk; per choice the calls come in order.
+        """Run everything to its end, calling `emit` for each chunk; per choice the calls come in order, and bring tokens or the end.
+
+        The first chunk of a choice that its client has a part of is exactly that part.
 
         Args:
             emit: receives the chunks.
@@ -191,13 +198,16 @@ class Generation:
         if ask.needs_head:
             async with self._slots:
                 head = await self._node.complete(
-                    ask.head(self._head_id(number), self._tenant), timeout=self._timeout, trace=self._trace
+                    ask.head(self._head_id(number), self._tenant, -1 if self._since is None else 0),
+                    timeout=self._timeout,
+                    trace=self._trace,
                 )
             _raise_aborted(head, all_reasons=True)
             self.heads[number] = head
         async with asyncio.TaskGroup() as group:
             for choice in range(ask.n):
-                request = ask.request(self.ids[index + choice], choice, self._tenant)
+                known = -1 if self._since is None else self._since[index + choice].tokens
+                request = ask.request(self.ids[index + choice], choice, self._tenant, known)
                 group.create_task(
                     self._one(ask, request, index + choice, head, emit, raise_abort=raise_abort)
                 )
@@ -221,6 +231,8 @@ class Generation:
         self, request: Generate, index: int, head: Chunk | None, emit: Emit, *, raise_abort: bool
     ) -> None:
         chunks = self._node.generate(request, timeout=self._timeout, trace=self._trace)
+        since: Place | None = Place() if self._since is None else self._since[index]
+        held: Chunk | None = None
         async with self._slots, aclosing(cast("AsyncGenerator[Chunk, None]", chunks)) as stream:
             async for chunk in stream:
                 _raise_aborted(chunk, all_reasons=raise_abort)
@@ -229,7 +241,27 @@ class Generation:
                         chunk, prompt_logprobs=head.prompt_logprobs, prompt_ids=head.prompt_ids
                     )
                     head = None
-                await emit(index, chunk)
+                whole = chunk if held is None else merge(held, chunk)
+                held = whole if since is not None and _is_short(whole, since) else None
+                if held is None:
+                    since = None
+                    await emit(index, whole)
+
+
+def _is_short(chunk: Chunk, since: Place) -> bool:
+    """Whether the first chunk of a choice is less than its client has, or nothing at all.
+
+    Raises:
+        InvalidRequest: there is less of that choice.
+    """
+    tokens = chunk.first_index + len(chunk.token_ids)
+    if chunk.finish is None:
+        return tokens < max(1, since.tokens) or since.ended
+    if tokens < since.tokens or (since.ended and tokens != since.tokens):
+        raise InvalidRequest(
+            f"{LAST}: {since} is no place of a choice that has {tokens} output tokens", param=LAST
+        )
+    return False
 
 
 def _raise_aborted(chunk: Chunk, *, all_reasons: bool) -> None:

@@ -50,14 +50,16 @@ async def metrics(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """The one model, as the OpenAI API lists models."""
+    """The models, as the OpenAI API lists them, the default one first."""
     service = service_of(request)
-    return reply(ModelList([_card(service, await service.view.model())]))
+    rows = (await service.view.models())[1:]
+    beside = [await service.serving(row.name) for row in rows if row.state == "serving"]
+    return reply(ModelList([_card(service, await one.view.model()) for one in (service, *beside)]))
 
 
 async def model(request: Request) -> Response:
-    """The model by name; 404 for any other."""
-    service = service_of(request)
+    """A model by name; 404 for one that is not served."""
+    service = await service_of(request).serving(request.path_params["name"])
     info = await service.view.model()
     check_model(request.path_params["name"], info)
     return reply(_card(service, info))

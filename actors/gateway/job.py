@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 from starlette.requests import Request
 
 from sgl_actors.actors.gateway.answer import Answer
 from sgl_actors.actors.gateway.exchange import Exchange
 from sgl_actors.actors.gateway.generation import Ask, Emit, Generation
 from sgl_actors.actors.gateway.openai_types import CompletionDetails, PromptDetails, Usage
+from sgl_actors.actors.gateway.retry import Retry, Trail
 from sgl_actors.actors.gateway.service import Service
 from sgl_actors.actors.gateway.sse import until_gone
 from sgl_actors.actors.tokenizer.messages import Chunk
+from sgl_actors.errors import InvalidRequest
 
 
 class Job:
@@ -21,6 +26,8 @@ class Job:
         created: wall clock, seconds since the epoch.
         answers: what came so far, by choice.
         began: monotonic seconds when its request came in.
+        retry: how its client may ask again.
+        trail: what a stream's events are written through.
     """
 
     def __init__(
@@ -29,11 +36,15 @@ class Job:
         exchange: Exchange,
         asks: list[Ask],
         *,
-        stem: str,
+        prefix: str,
         model: str,
+        retry: Retry,
         rids: list[str] | None = None,
     ) -> None:
-        self.id, self.model = stem, model
+        self.retry, self.model = retry, model
+        self.id = stem = retry.stem(prefix)
+        asks = [_seeded(ask, retry.seed(number)) for number, ask in enumerate(asks)]
+        self.trail = Trail(retry, sum(ask.n for ask in asks))
         self.created = int(service.clock())
         self.generation = Generation(
             service.node,
@@ -42,6 +53,7 @@ class Job:
             tenant=exchange.tenant.name,
             timeout=service.options.timeout,
             trace=exchange.trace,
+            since=self.trail.since if retry.key else None,
         )
         self.answers = [Answer(index) for index in range(self.generation.choices)]
         self.began = exchange.began
@@ -75,6 +87,9 @@ class Job:
         try:
             with self._service.abortable(self._exchange.tenant.name, self._names):
                 await self.generation.run(take, raise_abort=raise_abort)
+        except InvalidRequest as error:
+            metrics.aborted.labels(model).inc()
+            raise self.retry.named(error) from None
         except BaseException:
             metrics.aborted.labels(model).inc()
             raise
@@ -124,3 +139,10 @@ class Job:
         metrics.prompt_tokens.labels(model).inc(usage.prompt_tokens)
         metrics.cached_tokens.labels(model).inc(exchange.cached_tokens)
         metrics.generated.labels(model).inc(usage.completion_tokens)
+
+
+def _seeded(ask: Ask, seed: int | None) -> Ask:
+    """With that seed, unless it has one."""
+    if seed is None or ask.sampling.seed is not None:
+        return ask
+    return replace(ask, sampling=msgspec.structs.replace(ask.sampling, seed=seed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -23,6 +22,7 @@ from sgl_actors.actors.gateway.limits import (
 )
 from sgl_actors.actors.gateway.native_types import GenerateBody, NativeSampling
 from sgl_actors.actors.gateway.native_writer import NativeItem, NativeWriter
+from sgl_actors.actors.gateway.retry import NATIVE, Retry
 from sgl_actors.actors.gateway.sampling import (
     OPENAI_UNSUPPORTED,
     biases,
@@ -31,6 +31,7 @@ from sgl_actors.actors.gateway.sampling import (
 )
 from sgl_actors.actors.gateway.service import exchange_of, reply, service_of
 from sgl_actors.actors.gateway.turns import MEDIA
+from sgl_actors.actors.gateway.view import check_model
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.errors import InvalidRequest
 
@@ -69,11 +70,14 @@ async def generate(request: Request) -> Response:
     """Answer as JSON (a list for a list of prompts or n > 1) or as a stream with cumulative texts."""
     service = service_of(request)
     body = await service.read(request, GenerateBody, UNSUPPORTED)
+    service = await service.serving(body.model)
     info = await service.view.admit()
+    check_model(body.model, info)
     asks, items = native_asks(body, info.vocabulary, service.options.max_choices)
-    stem = secrets.token_hex(12)
-    rids = native_rids(body.rid, len(asks), stem)
-    job = Job(service, exchange_of(request), asks, stem=f"gen-{stem}", model=info.served_name, rids=rids)
+    exchange = exchange_of(request)
+    retry = Retry.of(request.headers, exchange.tenant.name, stream=bool(body.stream), rid=body.rid)
+    rids = native_rids(body.rid, len(asks), retry.digest[:24])
+    job = Job(service, exchange, asks, prefix=NATIVE, model=info.served_name, retry=retry, rids=rids)
     many = job.generation.choices > 1 or isinstance(body.text, list) or _is_batch(body.input_ids)
     writer = NativeWriter(service, job, items, rids, many=many)
     if body.stream:

@@ -91,6 +91,7 @@ class GenerateBody(msgspec.Struct, frozen=True):
     cache_salt: str | list[str | None] | None = None
     extra_key: str | list[str | None] | None = None
     priority: Priority | None = None
+    model: str | None = None
 
 
 NativeLogprob = tuple[float | None, int, str | None]

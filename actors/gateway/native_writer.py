@@ -64,13 +64,16 @@ class NativeWriter:
 
     async def stream(self, events: EventWriter) -> None:
         """Run the job and write everything so far whenever more came."""
+        trail = self._job.trail
 
         async def take(index: int, chunk: Chunk) -> None:
             if chunk.text or chunk.finish is not None or (chunk.logprobs and self._items[index].wanted):
-                await events.data(await self._generated(self._job.answers[index]))
+                answer = self._job.answers[index]
+                made = [await self._generated(answer)]
+                await trail.tell(events, index, made, len(answer.token_ids), ended=chunk.finish is not None)
 
         await self._job.run(take, raise_abort=False)
-        await events.done()
+        await trail.done(events)
 
     async def _generated(self, answer: Answer) -> Generated:
         index: int | UnsetType = answer.index if self._many else UNSET

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +11,7 @@ from sgl_actors.actors.gateway.generation import Ask, Prompt
 from sgl_actors.actors.gateway.job import Job
 from sgl_actors.actors.gateway.limits import MAX_CHAT_TOP_LOGPROBS, check_choices, one_salt
 from sgl_actors.actors.gateway.openai_types import ChatRequest
+from sgl_actors.actors.gateway.retry import CHAT, Retry
 from sgl_actors.actors.gateway.sampling import OPENAI_UNSUPPORTED, check_stream_options, openai_sampling
 from sgl_actors.actors.gateway.service import Service, exchange_of, reply, service_of
 from sgl_actors.actors.gateway.tools import Tools, tools_of
@@ -27,14 +26,15 @@ async def chat_completions(request: Request) -> Response:
     """Answer as JSON or as a stream."""
     service = service_of(request)
     body = await service.read(request, ChatRequest, OPENAI_UNSUPPORTED)
+    service = await service.serving(body.model)
     info = await service.view.admit()
     check_model(body.model, info)
     include_usage = check_stream_options(body)
     tools = tools_of(body, openai_constraint(body))
     ask = await chat_ask(service, body, tools, info)
-    job = Job(
-        service, exchange_of(request), [ask], stem=f"chatcmpl-{secrets.token_hex(12)}", model=info.served_name
-    )
+    exchange = exchange_of(request)
+    retry = Retry.of(request.headers, exchange.tenant.name, stream=bool(body.stream))
+    job = Job(service, exchange, [ask], prefix=CHAT, model=info.served_name, retry=retry)
     writer = ChatWriter(
         service, job, logprobs=bool(body.logprobs), include_usage=include_usage, calls=tools.active
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from sgl_actors.actors.gateway.generation import Ask, Prompt
 from sgl_actors.actors.gateway.job import Job
 from sgl_actors.actors.gateway.limits import MAX_TOP_LOGPROBS, check_choices, check_ids, one_salt
 from sgl_actors.actors.gateway.openai_types import CompletionRequest
+from sgl_actors.actors.gateway.retry import COMPLETION, Retry
 from sgl_actors.actors.gateway.sampling import (
     COMPLETION_UNSUPPORTED,
     check_stream_options,
@@ -37,13 +37,14 @@ async def completions(request: Request) -> Response:
     body = await service.read(
         request, CompletionRequest, COMPLETION_UNSUPPORTED, {"tool_choice": ("none", "auto")}
     )
+    service = await service.serving(body.model)
     info = await service.view.admit()
     check_model(body.model, info)
     include_usage = check_stream_options(body)
     asks = completion_asks(body, info, service.options.max_choices)
-    job = Job(
-        service, exchange_of(request), asks, stem=f"cmpl-{secrets.token_hex(12)}", model=info.served_name
-    )
+    exchange = exchange_of(request)
+    retry = Retry.of(request.headers, exchange.tenant.name, stream=bool(body.stream))
+    job = Job(service, exchange, asks, prefix=COMPLETION, model=info.served_name, retry=retry)
     writer = CompletionWriter(
         service, job, echo=bool(body.echo), logprobs=body.logprobs is not None, include_usage=include_usage
     )

@@ -18,6 +18,7 @@ from sgl_actors.actors.gateway.cache_types import (
     UnpinAnswer,
 )
 from sgl_actors.actors.gateway.errors import ErrorBody
+from sgl_actors.actors.gateway.models import LoadBody, ModelsAnswer, UnloadBody
 from sgl_actors.actors.gateway.native_types import AbortBody, GenerateBody, Generated
 from sgl_actors.actors.gateway.openai_types import (
     ChatChunk,
@@ -48,6 +49,8 @@ OPERATIONS: list[tuple[str, str, str, Struct | None, Struct | None, Struct | Non
     ("/v1/completions", "post", "Completion", CompletionRequest, Completion, Completion),
     ("/v1/models", "get", "List models", None, ModelList, None),
     ("/v1/models/{name}", "get", "One model", None, ModelCard, None),
+    ("/models/load", "post", "Load a model", LoadBody, ModelsAnswer, None),
+    ("/models/unload", "post", "Unload a model", UnloadBody, ModelsAnswer, None),
     ("/generate", "post", "Native generation", GenerateBody, Generated, Generated),
     ("/tokenize", "post", "Text to token ids", TokenizeBody, TokenizeAnswer, None),
     ("/detokenize", "post", "Token ids to text", DetokenizeBody, DetokenizeAnswer, None),

@@ -58,6 +58,7 @@ class EventWriter:
 
     MEDIA_TYPE = "text/event-stream"
     BEFORE, AFTER = b"data: ", b"\n\n"
+    MARK = b"id: %s\n"
 
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         self.started = False
@@ -66,13 +67,16 @@ class EventWriter:
         self._lock = asyncio.Lock()
         self._last = asyncio.get_running_loop().time()
 
-    async def data(self, event: msgspec.Struct) -> None:
-        """Send one event as JSON; waits while the client is slow to read."""
-        await self.write(self.BEFORE + msgspec.json.encode(event) + self.AFTER)
+    async def data(self, event: msgspec.Struct, mark: str = "") -> None:
+        """Send one event as JSON, with an id that a client may resume from; waits while the client is slow to read."""
+        await self.write(self._marked(mark) + self.BEFORE + msgspec.json.encode(event) + self.AFTER)
 
-    async def done(self) -> None:
+    async def done(self, mark: str = "") -> None:
         """Send the end marker that OpenAI and SGLang clients wait for."""
-        await self.write(b"data: [DONE]\n\n")
+        await self.write(self._marked(mark) + b"data: [DONE]\n\n")
+
+    def _marked(self, mark: str) -> bytes:
+        return self.MARK % mark.encode() if mark else b""
 
     async def write(self, raw: bytes) -> None:
         """Send bytes, the response's start before the first of them."""

@@ -53,13 +53,17 @@ NOBODY = Tenant("", admin=False)
 
 
 class Tenants:
-    """Knows the tenants of a node by the SHA-256 of their keys."""
+    """Knows the tenants of a node by the SHA-256 of their keys: by name, in hex, with spaces between several keys of one."""
 
     def __init__(self, digests: Mapping[str, str] | None = None) -> None:
-        self._digests = {name: bytes.fromhex(digest) for name, digest in (digests or {}).items()}
+        listed = ((name, digest) for name, text in (digests or {}).items() for digest in text.split())
+        self._digests = [(name, bytes.fromhex(digest)) for name, digest in listed]
 
     def __repr__(self) -> str:
-        return f"<Tenants {', '.join(self._digests) or 'none'}>"
+        return f"<Tenants {', '.join(dict(self._digests)) or 'none'}>"
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
 
     def identify(self, headers: Headers) -> Tenant:
         """The tenant whose key the request has.
@@ -71,17 +75,17 @@ class Tenants:
         """
         if not self._digests:
             return Tenant()
-        key = _key(headers)
+        key = key_of(headers)
         if not key:
             raise Unauthorized("this node wants an API key: Authorization: Bearer KEY, or x-api-key: KEY")
         digest = hashlib.sha256(key.encode("latin-1")).digest()
-        found = [name for name, known in self._digests.items() if hmac.compare_digest(known, digest)]
+        found = [name for name, known in self._digests if hmac.compare_digest(known, digest)]
         if not found:
             raise Unauthorized("the API key is none of this node's")
         return Tenant(found[0], found[0] == ADMIN)
 
 
-def _key(headers: Headers) -> str:
+def key_of(headers: Headers) -> str:
     """The key of a request, "" if it has none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()

@@ -70,6 +70,7 @@ async def tokenize(request: Request) -> Response:
     """Ids of a text, of texts, or of a chat rendered with the model's template."""
     service = service_of(request)
     body = await service.read(request, TokenizeBody)
+    service = await service.serving(body.model)
     info = await service.view.admit()
     check_model(body.model, info)
     if (body.prompt is None) == (body.messages is None):
@@ -101,6 +102,7 @@ async def detokenize(request: Request) -> Response:
     """Text of ids; special tokens are shown unless the request says otherwise."""
     service = service_of(request)
     body = await service.read(request, DetokenizeBody)
+    service = await service.serving(body.model)
     info = await service.view.admit()
     check_model(body.model, info)
     check_ids(body.tokens, info.vocabulary, "tokens")

@@ -8,6 +8,7 @@ from typing import Protocol
 from sgl_actors.actors.cache.messages import Events, Exported, Pinned, Pool
 from sgl_actors.actors.microkernel.messages import Actors, ListActors
 from sgl_actors.actors.node.client import NodeClient, NodeProfile
+from sgl_actors.actors.node.messages import LoadedModel, LoadModel, Models, UnloadModel
 from sgl_actors.actors.scheduler.messages import Configuration, Flushed
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
@@ -20,6 +21,9 @@ from sgl_actors.actors.tokenizer.messages import (
 )
 from sgl_actors.actors.worker.messages import ModelInfo
 
+ROOT = "root"
+CHANGE_TIMEOUT = 1300.0
+"""Seconds that loading a model, and draining the one that it replaces, may take."""
 ROOT_TIMEOUT = 0.5
 """Seconds the root has to say how the actors are."""
 
@@ -48,11 +52,23 @@ class Upstream(Protocol):
     async def tokenizer(self) -> TokenizerInfo:
         """Special tokens and the chat template."""
 
-    def cancel(self, ids: Iterable[str], *, everything: bool = ...) -> None:
-        """Abort requests by id; unknown ids are no error."""
+    def cancel(self, ids: Iterable[str], *, everything: bool = ..., stems: Iterable[str] = ...) -> None:
+        """Abort requests by id, and those of HTTP requests with these ids; unknown ids are no error."""
 
     async def actors(self) -> Actors:
         """How all actors are."""
+
+    async def models(self) -> Models:
+        """The models that are served, the default one first."""
+
+    async def change_models(self, change: LoadModel | UnloadModel) -> Models:
+        """Load or unload one; the answer comes when that is done."""
+
+    def use(self, suffix: str) -> None:
+        """Ask the model whose actors' names end so."""
+
+    def of(self, row: LoadedModel) -> Upstream:
+        """The same node, to be asked that model."""
 
     async def flush(self) -> Flushed:
         """Empty the prefix cache unless requests run."""
@@ -104,10 +120,24 @@ class Upstream(Protocol):
 class NodeUpstream(NodeClient):
     """The real node."""
 
-    def cancel(self, ids: Iterable[str], *, everything: bool = False) -> None:
+    def cancel(self, ids: Iterable[str], *, everything: bool = False, stems: Iterable[str] = ()) -> None:
         """See `Upstream.cancel`."""
-        self.ctx.cast("tokenizer", Cancel(list(ids), everything), control=True)
+        self.ctx.cast(self.at("tokenizer"), Cancel(list(ids), everything, list(stems)), control=True)
+
+    async def change_models(self, change: LoadModel | UnloadModel) -> Models:
+        """See `Upstream.change_models`."""
+        return await self.ctx.call(ROOT, change, Models, timeout=CHANGE_TIMEOUT)
+
+    def use(self, suffix: str) -> None:
+        """See `Upstream.use`."""
+        self.suffix = suffix
+
+    def of(self, row: LoadedModel) -> Upstream:
+        """See `Upstream.of`."""
+        other = NodeUpstream(self.ctx, row.name)
+        other.use(row.suffix)
+        return other
 
     async def actors(self) -> Actors:
         """See `Upstream.actors`."""
-        return await self.ctx.call("root", ListActors(), Actors, timeout=ROOT_TIMEOUT, control=True)
+        return await self.ctx.call(ROOT, ListActors(), Actors, timeout=ROOT_TIMEOUT, control=True)

@@ -2,15 +2,20 @@
 
 Every line has ``ts`` (UTC, microseconds), ``level``, ``event``, ``actor``, ``epoch``, and what the author bound (``trace``,
 ``request``, ``program``). Texts that belong to users (prompts, outputs, keys) are written as their length and hash. A log
-that cannot be written is dropped and counted; it never ends an actor. `node.timeline` reads the files.
+that cannot be written (a full or read-only volume) is dropped and counted; it never ends an actor, and once there is room again one line
+tells how many are missing. `node.timeline` reads the files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import sys
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +44,9 @@ PRIVATE = frozenset(
 )
 """Keys whose values are never written as they are."""
 
+LONG_QUOTE = re.compile(r"""(['"`])((?:(?!\1).){25,})\1""", re.DOTALL)
+"""What an exception quotes at length is what it was given: a prompt, a pattern, a key."""
+
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
@@ -48,11 +56,19 @@ class LogFile:
     Several incarnations, also in different processes, may append to the same file: lines are single writes with O_APPEND.
     """
 
-    def __init__(self, path: Path, max_bytes: int = DEFAULT_SIZE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int = DEFAULT_SIZE,
+        notice: Callable[[int, str], bytes] | None = None,
+    ) -> None:
+        """`notice` makes the line that says how many lines were lost, and why, before the next one that can be written."""
         self.path = path
         self.max_bytes = max_bytes
         self.lines = 0
         self.dropped = 0
+        self._notice = notice
+        self._missing, self._why = 0, ""
         self._fd = -1
         self._size = 0
         self._torn = False
@@ -62,20 +78,33 @@ class LogFile:
 
     def write(self, line: bytes) -> None:
         """Append one line (without its newline), or count it as dropped."""
-        data = b"\n" * self._torn + line + b"\n"
         try:
-            if self._fd < 0 or self._size + len(data) > self.max_bytes:
-                self._open_next(len(data))
-            written = os.write(self._fd, data)
-        except OSError:
-            self.dropped += 1
-            return
+            if self._missing and self._notice is not None:
+                told = self._notice(self._missing, self._why)
+                if not self._append(told):
+                    self._lose("cut off")
+                    return
+                self._missing = 0
+            if not self._append(line):
+                self._lose("cut off")
+        except OSError as error:
+            self._lose(error.strerror or type(error).__name__)
+
+    def _append(self, line: bytes) -> bool:
+        """Write a whole line; False if only a part of it found room. Raises `OSError` if nothing did."""
+        data = b"\n" * self._torn + line + b"\n"
+        if self._fd < 0 or self._size + len(data) > self.max_bytes:
+            self._open_next(len(data))
+        written = os.write(self._fd, data)
         self._size += written
         self._torn = written < len(data)
-        if self._torn:
-            self.dropped += 1
-        else:
-            self.lines += 1
+        self.lines += not self._torn
+        return not self._torn
+
+    def _lose(self, why: str) -> None:
+        self.dropped += 1
+        self._missing += 1
+        self._why = why
 
     def close(self) -> None:
         """Close the file; a later write opens it again."""
@@ -130,7 +159,7 @@ def actor_logger(
     path = log_path(log_dir, name)
     file = _files.get(path)
     if file is None:
-        file = _files[path] = LogFile(path, max_bytes)
+        file = _files[path] = LogFile(path, max_bytes, partial(_missing_lines, name, epoch, clock))
     least = LEVELS[level]
 
     def drop_below(_logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -148,12 +177,24 @@ def actor_logger(
 
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
         _Sink(file),
-        processors=[drop_below, stamp, structlog.processors.format_exc_info, hide_private, _render],
+        processors=[drop_below, stamp, _traceback, hide_private, _render],
         wrapper_class=structlog.stdlib.BoundLogger,
         context_class=dict,
         cache_logger_on_first_use=True,
     ).bind(actor=name, epoch=epoch)
     return logger
+
+
+def _missing_lines(name: str, epoch: int, clock: Callable[[], datetime], missing: int, why: str) -> bytes:
+    """The line that stands where others are missing."""
+    line = {
+        "ts": timestamp(clock()),
+        "level": "warning",
+        "event": "log lines are missing",
+        "missing": missing,
+        "why": why,
+    }
+    return _encoder.encode({**line, "actor": name, "epoch": epoch})
 
 
 def log_path(log_dir: str | Path, actor: str) -> Path:
@@ -192,6 +233,25 @@ def hide_private(_logger: Any, _method: str, line: structlog.typing.EventDict) -
         size = len(value) if isinstance(value, str | bytes | list | tuple) else len(raw)
         line[key] = {"length": size, "sha256": hashlib.sha256(raw).hexdigest()[:12]}
     return line
+
+
+def _traceback(_logger: Any, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Write an exception as its traceback; long quotes in its message, which may be a user's text, by their length only."""
+    given = line.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else given[1] if isinstance(given, tuple) else None
+    if given is True:
+        error = sys.exc_info()[1]
+    if error is not None:
+        parts = traceback.TracebackException.from_exception(error).format()
+        line["exception"] = "".join(map(_without_quotes, parts)).rstrip()
+    return line
+
+
+def _without_quotes(part: str) -> str:
+    """A part of a traceback: of a frame as it is, of a message without long quotes."""
+    if part.lstrip(" |").startswith("File "):
+        return part
+    return LONG_QUOTE.sub(lambda found: f"{found[1]}… {len(found[2])} characters{found[1]}", part)
 
 
 def _render(_logger: Any, _method: str, line: structlog.typing.EventDict) -> bytes:

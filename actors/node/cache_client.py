@@ -105,7 +105,7 @@ class CacheClient(Asker):
         Raises:
             ActorDown: the cache went down meanwhile; what came so far is of no use.
         """
-        stream = cast("Stream", self.ctx.stream("cache", Export(namespace), credit=EXPORT_CREDIT))
+        stream = cast("Stream", self.ctx.stream(self.at("cache"), Export(namespace), credit=EXPORT_CREDIT))
         async with aclosing(stream):
             async for message in stream:
                 yield cast("Exported", message)
@@ -121,7 +121,7 @@ class CacheClient(Asker):
         while True:
             try:
                 wish = Subscribe(number, incarnation)
-                stream = cast("Stream", self.ctx.stream("cache", wish, timeout=SUBSCRIPTION))
+                stream = cast("Stream", self.ctx.stream(self.at("cache"), wish, timeout=SUBSCRIPTION))
                 async with aclosing(stream):
                     async for message in stream:
                         batch = cast("Events", message)

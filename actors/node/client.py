@@ -1,15 +1,16 @@
 """The client's side of a node: what programs, the gateway and the CLI use to talk to it.
 
 A `generate` survives the restart of every actor it depends on: it is submitted again with the same id, the same seed and
-the tokens received so far, so the asker sees each token once.
+the tokens received so far, so the asker sees each token once. Refusals for want of room or of a model count as part of the restart then: it had its place.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, cast, get_args, get_type_hints
 
 import msgspec
@@ -21,7 +22,7 @@ from sgl_actors.actors.cache.messages import (
     Unpin,
     pack,
 )
-from sgl_actors.actors.node.ask import Stream
+from sgl_actors.actors.node.ask import PATIENCE, RETRY_DELAY, UNREACHABLE, Stream
 from sgl_actors.actors.node.cache_client import (
     CacheClient,
     CachedEdge,
@@ -30,6 +31,7 @@ from sgl_actors.actors.node.cache_client import (
     prompt_counts,
     split_namespace,
 )
+from sgl_actors.actors.node.graph_client import GraphClient
 from sgl_actors.actors.node.options import LEAST_STALL
 from sgl_actors.actors.node.profile import NodeProfile, ProcessRow, Row, trace
 from sgl_actors.actors.node.profile_client import ProfileClient
@@ -58,6 +60,9 @@ from sgl_actors.errors import (
     ActorDown,
     DeadlineExceeded,
     InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
     SglActorsError,
     error_class,
 )
@@ -71,7 +76,7 @@ def draw_seed() -> int:
     return secrets.randbits(63)
 
 
-class NodeClient(CacheClient, ProfileClient):
+class NodeClient(CacheClient, GraphClient, ProfileClient):
     """Asks a node on behalf of `context`'s owner."""
 
     takes: frozenset[str] = frozenset()
@@ -96,7 +101,10 @@ class NodeClient(CacheClient, ProfileClient):
             )
         received = list(request.output)
         first = True
+        until = -math.inf  # how long refusals are put down to a restart
         deadline = self.ctx.now() + timeout
+        await self.ready()
+        tokenizer = self.at("tokenizer")
         while True:
             left = deadline - self.ctx.now()
             if left <= 0:
@@ -104,7 +112,7 @@ class NodeClient(CacheClient, ProfileClient):
             attempt = msgspec.structs.replace(request, output=list(received))
             failure: SglActorsError | None = None
             try:
-                stream = cast("Stream", self.ctx.stream("tokenizer", attempt, timeout=left, trace=trace))
+                stream = cast("Stream", self.ctx.stream(tokenizer, attempt, timeout=left, trace=trace))
                 async with aclosing(stream):
                     async for message in stream:
                         chunk = _without_known(cast("Chunk", message), len(received), first=first)
@@ -113,14 +121,35 @@ class NodeClient(CacheClient, ProfileClient):
                             break
                         received += chunk.token_ids
                         first = False
+                        until = -math.inf
                         yield chunk
                         if chunk.finish is not None:
                             return
             except ActorDown as error:
+                until = max(until, self.ctx.now() + PATIENCE)
                 await self.wait_for("tokenizer", error, deadline)
-                continue
-            assert failure is not None, "a stream ended without a finish"
-            raise failure
+            except (NotReady, Overloaded) as error:
+                await self._refused(error, tokenizer, until)
+            else:
+                assert failure is not None, "a stream ended without a finish"
+                await self._refused(failure, tokenizer, until)
+            if received and self.at("tokenizer") != tokenizer:
+                raise ModelNotFound(f"request {request.id}: its model was unloaded")
+            tokenizer = self.at("tokenizer")
+
+    async def _refused(self, error: SglActorsError, tokenizer: str, until: float) -> None:
+        """Return when another attempt may do better than the one that ended so; until that time a restart may be why it was refused."""
+        if isinstance(error, NotReady) and await self._moved(tokenizer):
+            return
+        if not isinstance(error, NotReady | Overloaded) or self.ctx.now() >= until:
+            raise error
+        await asyncio.sleep(RETRY_DELAY)
+
+    async def _moved(self, tokenizer: str) -> bool:
+        """Whether another model is the default now, and the one that was takes nothing new."""
+        with suppress(*UNREACHABLE):
+            await self.find_model()
+        return self.at("tokenizer") != tokenizer
 
     async def complete(
         self,
@@ -151,7 +180,8 @@ class NodeClient(CacheClient, ProfileClient):
 
     async def model(self) -> ModelInfo:
         """What the node serves; `NotReady` while it loads."""
-        return await self.ctx.call("scheduler", DescribeModel(), ModelInfo, timeout=5.0)
+        await self.ready()
+        return await self.ctx.call(self.at("scheduler"), DescribeModel(), ModelInfo, timeout=5.0)
 
     async def tokenizer(self) -> TokenizerInfo:
         """Special tokens and the chat template."""
@@ -193,10 +223,10 @@ class NodeClient(CacheClient, ProfileClient):
                 await self._compute(token_ids, tenant, salt, timeout=timeout, trace=trace)
             pinned = await self.ask("cache", msgspec.structs.replace(pin, name=name or own), Pinned)
         except BaseException:  # also when the asker has gone
-            self.ctx.cast("cache", Unpin([own], pin.namespace))
+            self.ctx.cast(self.at("cache"), Unpin([own], pin.namespace))
             raise
         if pinned.name != own:
-            self.ctx.cast("cache", Unpin([own], pin.namespace))
+            self.ctx.cast(self.at("cache"), Unpin([own], pin.namespace))
         return pinned
 
     async def _compute(
@@ -255,7 +285,13 @@ def check_changes(changes: Configure) -> None:
 
 
 def _without_known(chunk: Chunk, known: int, *, first: bool) -> Chunk:
-    """Drop what a re-submission reports again: tokens below `known`, and prompt data after the first chunk."""
+    """Drop what a re-submission reports again: tokens below `known`, and prompt data after the first chunk.
+
+    Raises:
+        ActorDown: a chunk between what is known and this one was lost on its way; who asks again with what is known gets it.
+    """
+    if chunk.first_index > known:
+        raise ActorDown("a part of the answer was lost on its way")
     drop = max(0, known - chunk.first_index)
     if drop:
         fresh = chunk.token_ids[drop:]

@@ -32,7 +32,7 @@ class ProfileClient(Asker):
         try:
             async with asyncio.TaskGroup() as group:
                 worker = group.create_task(
-                    self.ctx.call("worker/0", asked, Profiled, timeout=limit, control=True)
+                    self.ctx.call(self.at("worker/0"), asked, Profiled, timeout=limit, control=True)
                 )
                 root = group.create_task(
                     self.ctx.call("root", Record(seconds), Recorded, timeout=limit, control=True)

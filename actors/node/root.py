@@ -110,7 +110,7 @@ class RunningNode:
             self.config, gateway=msgspec.structs.replace(options, port=port)
         )
         host = f"[{options.host}]" if ":" in options.host else options.host
-        return f"http://{host}:{port}"
+        return f"{'https' if options.tls_cert else 'http'}://{host}:{port}"
 
     async def start(self) -> Cell:
         """Open the kernel and start the root; children start in parallel. Returns the root's cell."""

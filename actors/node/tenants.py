@@ -1,12 +1,14 @@
 """`[tenants]` of node.toml: who may use the node over HTTP, and by which key.
 
-A key is given as it is, as ``"env:VARIABLE"`` or as ``"file:path"``. It is read once, and what goes on from here, into the
-configuration and to the gateway, is its SHA-256: nothing can print or log a key that it does not have.
+A key is given as it is, as ``"env:VARIABLE"`` or as ``"file:path"``, where the file may be read by its owner only; a list has several keys of one tenant,
+so that one can be taken out of use while the next is in use already. Keys are read once, and what goes on from here, into the configuration and to the
+gateway, is their SHA-256: nothing can print or log a key that it does not have.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,8 @@ from sgl_actors.errors import ConfigError
 
 SHORTEST, LONGEST = 8, 256
 """Characters of a key."""
+MOST = 16
+"""Keys of one tenant."""
 ENVIRONMENT, FILE = "env:", "file:"
 HIDDEN = "***"
 """What is shown instead of a key."""
@@ -31,11 +35,22 @@ def check_tenant(name: str) -> None:
 
 
 def digest_key(value: Any, environ: Mapping[str, str], folder: Path) -> str:
-    """SHA-256, in hex, of the key that `value` is or says where to find; a relative path counts from `folder`.
+    """SHA-256, in hex, of the key that `value` is or says where to find, or of each of a list of such, with spaces between; relative paths count from `folder`.
 
     Raises:
         ConfigError: there is none, or it cannot be one; the reason never holds the value.
     """
+    if not isinstance(value, list):
+        return _digest(value, environ, folder)
+    if not 0 < len(value) <= MOST:
+        raise ConfigError(f"expected 1 to {MOST} keys")
+    digests = [_digest(one, environ, folder) for one in value]
+    if len(set(digests)) < len(digests):
+        raise ConfigError("the same key is there twice")
+    return " ".join(digests)
+
+
+def _digest(value: Any, environ: Mapping[str, str], folder: Path) -> str:
     if isinstance(value, dict):
         raise ConfigError("expected a text; a name with dots stands in quotes")
     if not isinstance(value, str):
@@ -57,9 +72,18 @@ def _key(value: str, environ: Mapping[str, str], folder: Path) -> str:
     if value.startswith(FILE):
         path = folder / Path(value.removeprefix(FILE)).expanduser()
         try:
-            return path.read_text(encoding="ascii").strip()
+            return _private_text(path).strip()
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ConfigError(f"{path}: a key is ASCII text") from None
     return value
+
+
+def _private_text(path: Path) -> str:
+    """What the file says, unless others may read or write it."""
+    with path.open(encoding="ascii") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if os.name == "posix" and mode & 0o077:
+            raise ConfigError(f"{path}: others may read or write it (mode {mode & 0o777:04o}); chmod 600 it")
+        return file.read(LONGEST + 64)

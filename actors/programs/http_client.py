@@ -1,9 +1,15 @@
-"""A node over HTTP, with the interface of `NodeClient`: what programs use after `connect("http://…")`."""
+"""A node over HTTP, with the interface of `NodeClient`: what programs use after `connect("http://…")`.
+
+A request survives the death of the gateway, a broken connection and a node that is not ready for a moment: it is sent again with the same `rid` and
+goes on behind the last event that came (`Last-Event-ID`). Since a node keeps such a request when its connection breaks, one that nobody waits for any more is
+aborted by its `rid`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import httpx2
@@ -11,15 +17,15 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.node.client import merge
+from sgl_actors.actors.programs.attempts import FIRST_PATIENCE, PATIENCE, Attempts, refusal
 from sgl_actors.actors.scheduler.messages import Flushed
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
-from sgl_actors.errors import DeadlineExceeded, InvalidRequest, NotReady, ProtocolError
+from sgl_actors.errors import DeadlineExceeded, InvalidRequest, NotReady, ProtocolError, SglActorsError
 from sgl_actors.lang.backends.native import (
     Events,
     Pin,
     Plain,
     Tokens,
-    failure,
     generate_body,
     pin_body,
     tokenize_body,
@@ -28,19 +34,30 @@ from sgl_actors.lang.backends.native import (
 CONNECTIONS = 1024
 CONNECT_TIMEOUT = 10.0
 TOKENIZE_TIMEOUT = 30.0
+ABORT_TIMEOUT = 2.0
 
 A = TypeVar("A")
 
 
 class HttpClient:
-    """Asks the node at `url`, with `key` if it wants one. Close it."""
+    """Asks the node at `url`, with `key` if it wants one. Close it.
+
+    `patience`: seconds that a node which has answered may be away before a request fails; one that never has gets `FIRST_PATIENCE`.
+    """
 
     takes: frozenset[str] = frozenset()
 
     def __init__(
-        self, url: str, transport: httpx2.AsyncBaseTransport | None = None, *, key: str = ""
+        self,
+        url: str,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        *,
+        key: str = "",
+        patience: float = PATIENCE,
     ) -> None:
         self.url = url.rstrip("/")
+        self._patience = patience
+        self._answered = False
         self._http = httpx2.AsyncClient(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}"} if key else {},
@@ -64,31 +81,88 @@ class HttpClient:
 
         Raises:
             SglActorsError: the class that the node answered with.
-            NotReady: nothing answers at the URL, or the connection broke off.
+            NotReady: nothing answers at the URL, or nothing that is ready, for too long.
             DeadlineExceeded: after `timeout` seconds.
         """
-        events = Events()
-        headers = {"x-request-id": trace} if trace else {}
+        had = _Had()
+        attempts = self._attempts(timeout)
         body = msgspec.json.encode(generate_body(request))
-        headers["content-type"] = "application/json"
-        deadline = asyncio.get_running_loop().time() + timeout
+        headers = {"content-type": "application/json"} | ({"x-request-id": trace} if trace else {})
         try:
-            async with (
-                asyncio.timeout_at(deadline),
-                self._http.stream("POST", "/generate", content=body, headers=headers) as response,
-            ):
-                if response.status_code != httpx2.codes.OK:
-                    raise failure(response.status_code, await response.aread())
-                async for line in response.aiter_lines():
-                    for chunk in events.line(line):
-                        yield chunk
-                        if chunk.finish is not None:
-                            return
+            async with asyncio.timeout_at(attempts.deadline):
+                while True:
+                    since = {"last-event-id": had.mark} if had.mark else {}
+                    try:
+                        async with aclosing(self._chunks(request.id, body, headers | since, had)) as chunks:
+                            async for chunk in chunks:
+                                attempts.progressed()
+                                yield chunk
+                                if had.end:
+                                    return
+                    except _Refused as refused:
+                        await attempts.again(refused.error, refused.after)
+                    except httpx2.TransportError as error:
+                        await attempts.again(_unreachable(self.url, error))
+                    except NotReady as error:
+                        await attempts.again(error)
+                    else:
+                        if had.events.done:
+                            raise ProtocolError(f"{self.url}: the stream ended without a finish reason")
+                        await attempts.again(NotReady(f"{self.url}: the stream broke off"))
         except TimeoutError:
             raise DeadlineExceeded(f"{self.url}: no answer within {timeout:g} s") from None
-        except httpx2.TransportError as error:
-            raise _unreachable(self.url, error) from None
-        raise ProtocolError(f"{self.url}: the stream ended without a finish reason")
+
+    def _attempts(self, timeout: float) -> Attempts:
+        patience = self._patience if self._answered else min(self._patience, FIRST_PATIENCE)
+        return Attempts(asyncio.get_running_loop().time() + timeout, patience)
+
+    async def _chunks(
+        self, rid: str, body: bytes, headers: dict[str, str], had: _Had
+    ) -> AsyncGenerator[Chunk, None]:
+        """What comes over one connection. Who stops reading before the end aborts the request."""
+        response = await self._send(rid, body, headers)
+        try:
+            if response.status_code != httpx2.codes.OK:
+                raise _Refused(*refusal(response.status_code, await response.aread(), response.headers))
+            mark, data = "", ""
+            async for line in response.aiter_lines():
+                if line.startswith("id:"):
+                    mark = line.removeprefix("id:").strip()
+                elif line.startswith("data:"):
+                    data = line
+                elif not line and data:
+                    for chunk in had.events.line(data):
+                        had.end = chunk.finish is not None
+                        yield chunk
+                    had.mark, data = mark or had.mark, ""
+        except (asyncio.CancelledError, GeneratorExit):
+            if not had.end:
+                await self._abort(rid)
+            raise
+        finally:
+            await response.aclose()
+
+    async def _send(self, rid: str, body: bytes, headers: dict[str, str]) -> httpx2.Response:
+        """Ask. Who is cancelled meanwhile aborts the request while the node still knows it by its connection."""
+        asking = self._http.build_request("POST", "/generate", content=body, headers=headers)
+        sending = asyncio.ensure_future(self._http.send(asking, stream=True))
+        try:
+            response = await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            if not sending.done():
+                await self._abort(rid)
+            sending.cancel()
+            (late,) = await asyncio.gather(sending, return_exceptions=True)
+            if isinstance(late, httpx2.Response):
+                await late.aclose()
+            raise
+        self._answered = True
+        return response
+
+    async def _abort(self, rid: str) -> None:
+        """Tell the node that nobody comes back; if it does not hear it, it finds that out by itself."""
+        with suppress(httpx2.HTTPError):
+            await self._http.post("/abort_request", json={"rid": rid}, timeout=ABORT_TIMEOUT)
 
     async def complete(
         self,
@@ -148,18 +222,42 @@ class HttpClient:
         trace: str = "",
     ) -> A:
         headers = {"x-request-id": trace} if trace else {}
-        try:
-            response = await self._http.post(path, json=body, timeout=timeout, headers=headers)
-        except httpx2.TimeoutException as error:
-            raise DeadlineExceeded(f"{self.url}{path}: no answer within {timeout:g} s") from error
-        except httpx2.TransportError as error:
-            raise _unreachable(self.url, error) from None
-        if response.status_code != httpx2.codes.OK:
-            raise failure(response.status_code, response.content)
+        attempts = self._attempts(timeout)
+        while True:
+            left = max(0.001, attempts.deadline - asyncio.get_running_loop().time())
+            try:
+                response = await self._http.post(path, json=body, timeout=left, headers=headers)
+            except httpx2.ConnectTimeout as error:
+                await attempts.again(_unreachable(self.url, error))
+            except httpx2.TimeoutException as error:
+                raise DeadlineExceeded(f"{self.url}{path}: no answer within {timeout:g} s") from error
+            except httpx2.TransportError as error:
+                await attempts.again(_unreachable(self.url, error))
+            else:
+                self._answered = True
+                if response.status_code == httpx2.codes.OK:
+                    break
+                await attempts.again(*refusal(response.status_code, response.content, response.headers))
         try:
             return msgspec.json.decode(response.content, type=expect)
         except msgspec.DecodeError as error:
             raise ProtocolError(f"{self.url}{path}: {error}") from None
+
+
+class _Had:
+    """What has come of one request, over however many connections: also the id of the last event, and whether it was the end."""
+
+    def __init__(self) -> None:
+        self.events = Events()
+        self.mark = ""
+        self.end = False
+
+
+class _Refused(Exception):
+    """The node answered with an error; `after` that many seconds it wants to be asked again."""
+
+    def __init__(self, error: SglActorsError, after: float) -> None:
+        self.error, self.after = error, after
 
 
 def _unreachable(url: str, error: httpx2.TransportError) -> NotReady:

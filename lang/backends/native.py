@@ -143,7 +143,7 @@ class Events:
         self.done = False
 
     def line(self, line: str) -> Iterator[Chunk]:
-        """Chunks that this line completes: none or one. Raises what the node reports in the stream."""
+        """Chunks that this line completes: none or one; none for what is known. Raises what the node reports in the stream."""
         if not line.startswith("data:"):
             return
         data = line.removeprefix("data:").strip()
@@ -156,7 +156,8 @@ class Events:
             raise ProtocolError(f"/generate: {error}") from None
         if answer.error is not None:
             raise failure(200, data.encode())
-        yield self._chunk(answer)
+        if len(answer.output_ids) >= self._ids and len(answer.text) >= self._text:
+            yield self._chunk(answer)
 
     def _chunk(self, answer: Answer) -> Chunk:
         meta, reason = answer.meta_info, answer.meta_info.finish_reason

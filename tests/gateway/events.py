@@ -19,3 +19,14 @@ def events(body: str) -> list[Any]:
         data = block.removeprefix("data: ")
         found.append(data if data == "[DONE]" else msgspec.json.decode(data))
     return found
+
+
+def marked_events(body: str) -> list[tuple[str, Any]]:
+    """The same of a stream that can be resumed: the id of each event and its data."""
+    assert body.endswith("\n\n")
+    found: list[tuple[str, Any]] = []
+    for block in body.split("\n\n")[:-1]:
+        mark, data = block.split("\n")
+        assert mark.startswith("id: "), block
+        found.append((mark.removeprefix("id: "), events(data + "\n\n")[0]))
+    return found

@@ -18,6 +18,7 @@ from sgl_actors.actors.cache.messages import Edge, Event, Events, Exported, Pinn
 from sgl_actors.actors.microkernel.messages import ActorRow, Actors
 from sgl_actors.actors.microkernel.record import ProcessRecord, Recorded
 from sgl_actors.actors.node.client import NodeProfile, check_changes, merge, namespace_of
+from sgl_actors.actors.node.messages import LoadedModel, LoadModel, Models, UnloadModel
 from sgl_actors.actors.node.profile import summarise
 from sgl_actors.actors.node.profile_client import check_seconds
 from sgl_actors.actors.scheduler.messages import Configuration, Configure, Decoding, Finish, Flushed
@@ -127,7 +128,8 @@ class FakeNode:
         refusal: what is wrong with every constraint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = INFO.served_name) -> None:
+        self.name = name
         self.asked: list[Generate] = []
         self.traces: list[str] = []
         self.aborted: list[str] = []
@@ -135,11 +137,16 @@ class FakeNode:
         self.release = asyncio.Event()
         self.holding = asyncio.Event()
         self.cancelled: list[tuple[list[str], bool]] = []
+        self.cancelled_stems: list[str] = []
         self.ready = True
         self.draining = False
         self.loaded = True
         self.forced: str | None = None
         self.refusal: InvalidRequest | None = None
+        self.suffix = ""
+        self.others: list[LoadedModel] = []
+        self.changes: list[LoadModel | UnloadModel] = []
+        self.beside: dict[str, FakeNode] = {}
         self.running = 0
         self.roots = 0
         self.held: list[Pinned] = []
@@ -153,6 +160,7 @@ class FakeNode:
         self.profiled: list[tuple[float, bool]] = []
         self._seen: list[tuple[str, list[int]]] = []
         self._live: dict[str, asyncio.Event] = {}
+        self._requests: dict[str, Generate] = {}
 
     def prompt_ids(self, request: Generate) -> list[int]:
         """The prompt in ids."""
@@ -168,10 +176,14 @@ class FakeNode:
         self, request: Generate, *, timeout: float = 600.0, trace: str = ""
     ) -> AsyncIterator[Chunk]:
         """See `Upstream.generate`."""
+        known = self._requests.get(request.id, request)
+        if msgspec.structs.replace(known, known=0) != msgspec.structs.replace(request, known=0):
+            raise InvalidRequest(f"id {request.id} is in use by another request", param="id")
         self.asked.append(request)
         self.traces.append(trace)
+        self._requests[request.id] = request
         self.running += 1
-        self._live[request.id] = asyncio.Event()
+        event = self._live[request.id] = asyncio.Event()
         done = False
         try:
             async for chunk in self._chunks(request, timeout):
@@ -189,7 +201,8 @@ class FakeNode:
             raise
         finally:
             self.running -= 1
-            del self._live[request.id]
+            if self._live.get(request.id) is event:
+                del self._live[request.id], self._requests[request.id]
             if not done:
                 self.aborted.append(request.id)
                 self.aborting.set()
@@ -356,19 +369,39 @@ class FakeNode:
         """See `Upstream.model`."""
         if not self.loaded:
             raise NotReady("no worker is up")
-        return INFO
+        return msgspec.structs.replace(INFO, served_name=self.name)
 
     async def tokenizer(self) -> TokenizerInfo:
         """See `Upstream.tokenizer`."""
         return TokenizerInfo(None, "<eos>", None, "{{ messages }}", VOCABULARY)
 
-    def cancel(self, ids: Iterable[str], *, everything: bool = False) -> None:
+    def cancel(self, ids: Iterable[str], *, everything: bool = False, stems: Iterable[str] = ()) -> None:
         """See `Upstream.cancel`."""
         names = list(ids)
+        self.cancelled_stems += stems
+        if not names and not everything:
+            return
         self.cancelled.append((names, everything))
         for name, event in self._live.items():
             if everything or name in names:
                 event.set()
+
+    async def models(self) -> Models:
+        """The one model."""
+        return Models([LoadedModel(self.name, "", INFO.path, "serving"), *self.others])
+
+    async def change_models(self, change: LoadModel | UnloadModel) -> Models:
+        """Note what was asked for."""
+        self.changes.append(change)
+        return await self.models()
+
+    def use(self, suffix: str) -> None:
+        """The default model's actors."""
+        self.suffix = suffix
+
+    def of(self, row: LoadedModel) -> FakeNode:
+        """Another model of it: another fake."""
+        return self.beside.setdefault(row.name, FakeNode(row.name))
 
     async def actors(self) -> Actors:
         """See `Upstream.actors`."""

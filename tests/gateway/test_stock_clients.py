@@ -24,6 +24,18 @@ async def test_openai(url: str, check: Callable[[openai.AsyncOpenAI, str], Await
         await check(client, "fake")
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: str(check.__name__))
+async def test_openai_with_a_key(
+    url: str, check: Callable[[openai.AsyncOpenAI, str], Awaitable[None]]
+) -> None:
+    """It reads streams whose events have ids as it reads any."""
+    headers = {"Idempotency-Key": str(check.__name__)}
+    async with openai.AsyncOpenAI(
+        base_url=url + "/v1", api_key="none", max_retries=0, default_headers=headers
+    ) as client:
+        await check(client, "fake")
+
+
 async def test_openai_raises_mid_stream_errors(url: str) -> None:
     """An error event in the middle of a stream becomes the client's APIError."""
     async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
