@@ -7,20 +7,24 @@ Until the first `Reset` there are no pages.
 When the owner goes down, its leases end: what they had committed stays in the tree, evictable. When the cache itself
 crashes, everything is forgotten, pins too; the scheduler sees it go, resets worker and cache under a new epoch and computes
 anew what its requests still need.
+
+Another class can take its place while leases are out (`handover`): no page changes hands. What it does not understand or must not do as a cast, it counts, and goes on.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
 from functools import partial
 from uuid import uuid4
 
 import msgspec
 
-from sgl_actors.actors.cache.core import RadixCache
+from sgl_actors.actors.cache.core import RadixCache, Totals
 from sgl_actors.actors.cache.events import EventLog, Subscription
 from sgl_actors.actors.cache.export import snapshot
+from sgl_actors.actors.cache.handover import LAYOUT, CacheState
 from sgl_actors.actors.cache.messages import (
     CheckAccounts,
     Commit,
@@ -44,11 +48,22 @@ from sgl_actors.actors.cache.messages import (
     Unpin,
 )
 from sgl_actors.actors.cache.pins import PinBoard
-from sgl_actors.actors.microkernel import Actor, Address, Context, Down, MailboxSpec, Message, Request
-from sgl_actors.errors import ConfigError, InvalidRequest, Overloaded
+from sgl_actors.actors.microkernel import (
+    Actor,
+    Address,
+    Context,
+    Down,
+    MailboxSpec,
+    Message,
+    Request,
+    Snapshot,
+)
+from sgl_actors.errors import ConfigError, InvalidRequest, Overloaded, SglActorsError
 
 CHECK_PERIOD = 30.0
 """Seconds between two looks at the sum of the accounts."""
+MOST_PAGES = 1 << 26
+"""Pages of a pool at most: the list of the free ones takes 40 bytes for each."""
 MOST_READERS = 16
 """Subscriptions at most, and exports at most: each may hold what the tree was when it began."""
 
@@ -70,22 +85,72 @@ class CacheActor(Actor):
         self._exports: dict[Request, Iterator[Exported]] = {}
         self._idle_checks = 0
         self._cancel_expiry: Callable[[], None] | None = None
+        self._cancel_check: Callable[[], None] | None = None
         self._refused = 0
         self._stale = 0
         self._repairs = 0
 
     async def start(self) -> None:
         """Begin the periodic check."""
-        self.ctx.after(CHECK_PERIOD, CheckAccounts())
+        self._await_check()
+
+    def snapshot(self) -> Snapshot:
+        """See `handover`."""
+        now, readers = self.ctx.now(), self._subscribers
+        state = CacheState(
+            self.epoch,
+            self.core.contents(now),
+            self.log_of_events.state,
+            self.log_of_events.revision,
+            self._owner,
+            [subscription.place for subscription in readers.values()],
+            self._totals(),
+        )
+        return Snapshot.of(LAYOUT, state, readers=list(readers), exports=list(self._exports.items()))
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Go on where another left off."""
+        state = snapshot.read(LAYOUT, CacheState)
+        board = PinBoard(self.options.pinned)
+        self.core = RadixCache.taken(state.contents, self.ctx.now(), self.options.eviction, board)
+        self.epoch, self._owner = state.epoch, state.owner
+        log = self.log_of_events
+        log.follow(self.core.tree, state.revision)
+        log.resume(state.events)
+        self._count_on(state.counters)
+        if self._owner is not None:
+            self.ctx.monitor(self._owner)
+        self._report_yielded()
+        self._await_expiry()
+        self._await_check()
+        for request, place in zip(snapshot.handles.get("readers", ()), state.readers, strict=False):
+            self._read_on(request, Subscription(log, place))
+        for request, rows in snapshot.handles.get("exports", ()):
+            self._export_on(request, rows)
+
+    async def leave(self) -> None:
+        """A successor answers from here on, subscriptions and exports too."""
+        self._subscribers.clear()
+        self._exports.clear()
+        for cancel in (self._cancel_check, self._cancel_expiry):
+            if cancel is not None:
+                cancel()
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """Handle one message; see the module."""
-        answer = await self._handle(message, request)
+        try:
+            answer = self._handle(message, request)
+        except (SglActorsError, NotImplementedError) as error:
+            if request.kind != "cast":
+                raise
+            self._refused += 1
+            self.log.debug("message refused", kind=type(message).__name__, why=str(error))
+            return None
         for subscriber in list(self._subscribers):
             self._tell(subscriber)
         return answer
 
-    async def _handle(self, message: Message, request: Request) -> Message | None:
+    def _handle(self, message: Message, request: Request) -> Message | None:
         match message:
             case Grant():
                 return self._grant(message, request.sender)
@@ -121,12 +186,12 @@ class CacheActor(Actor):
                     self._owner = None
                     self.log.info("owner down", leases=self.core.release_all(), reason=message.reason)
             case _:
-                return await super().receive(message, request)
+                raise NotImplementedError(f"the cache does not take {type(message).__name__}")
         return None
 
     def statistics(self) -> dict[str, float]:
         """Pages by state, and totals since the start."""
-        core, counters = self.core, self.core.counters
+        core = self.core
         return {
             "pages": core.total,
             "pages_free": core.free,
@@ -139,19 +204,28 @@ class CacheActor(Actor):
             "nodes": core.tree.nodes,
             "namespaces": core.tree.namespaces,
             "subscribers": len(self._subscribers),
-            "asked_tokens_total": counters.asked_tokens,
-            "hit_tokens_total": counters.hit_tokens,
-            "inserted_pages_total": counters.inserted_pages,
-            "duplicate_pages_total": counters.duplicate_pages,
-            "evicted_pages_total": counters.evicted_pages,
-            "refused_commits_total": counters.refused_commits,
-            "unknown_leases_total": counters.unknown_leases,
-            "yielded_pins_total": core.pins.yielded_total,
             "events_total": self.log_of_events.number,
-            "stale_messages_total": self._stale,
-            "refused_messages_total": self._refused,
-            "repairs_total": self._repairs,
+            **{f"{name}_total": count for name, count in self._totals().items()},
         }
+
+    def _totals(self) -> dict[str, int]:
+        """What only grows."""
+        return {
+            **asdict(self.core.counters),
+            "yielded_pins": self.core.pins.yielded_total,
+            "stale_messages": self._stale,
+            "refused_messages": self._refused,
+            "repairs": self._repairs,
+        }
+
+    def _count_on(self, totals: dict[str, int]) -> None:
+        """Begin with the totals of a predecessor; what happened in taking over is added."""
+        for field in fields(Totals):
+            setattr(self.core.counters, field.name, totals.get(field.name, 0))
+        self.core.pins.yielded_total += totals.get("yielded_pins", 0)
+        self._stale = totals.get("stale_messages", 0)
+        self._refused = totals.get("refused_messages", 0)
+        self._repairs = totals.get("repairs", 0)
 
     # -- the owner ----------------------------------------------------------------------------------------
 
@@ -160,6 +234,8 @@ class CacheActor(Actor):
             raise InvalidRequest(
                 f"a pool of {message.pages} pages of {message.page_size} tokens holds nothing"
             )
+        if message.pages > MOST_PAGES:
+            raise InvalidRequest(f"a pool of {message.pages} pages: more than {MOST_PAGES} are too many")
         counters, pins = self.core.counters, self.core.pins
         self.epoch = message.epoch
         self.core = RadixCache(message.pages, message.page_size, self.options.eviction, pins)
@@ -211,7 +287,13 @@ class CacheActor(Actor):
             self.log.error("accounts wrong", problem=problem)
             self.core.repair()
         self._rest_events()
-        self.ctx.after(CHECK_PERIOD, CheckAccounts())
+        self._await_check()
+
+    def _await_check(self) -> None:
+        """Have exactly one timer for the next check."""
+        if self._cancel_check is not None:
+            self._cancel_check()
+        self._cancel_check = self.ctx.after(CHECK_PERIOD, CheckAccounts())
 
     def _pool(self) -> Pool:
         core = self.core
@@ -263,7 +345,10 @@ class CacheActor(Actor):
         log = self.log_of_events
         log.start()
         same = message.incarnation in (None, log.incarnation)
-        self._subscribers[request] = Subscription(log, message.since if same else -1)
+        self._read_on(request, Subscription(log, message.since if same else -1))
+
+    def _read_on(self, request: Request, subscription: Subscription) -> None:
+        self._subscribers[request] = subscription
         request.on_cancel(partial(self._forget, request))
         request.on_credit(partial(self._tell, request))
 
@@ -285,10 +370,13 @@ class CacheActor(Actor):
 
     def _export(self, message: Export, request: Request) -> None:
         _require_stream(request, message, len(self._exports))
-        self._exports[request] = snapshot(self.core.tree, message.namespace).exported()
+        self._export_on(request, snapshot(self.core.tree, message.namespace).exported())
+        self._hand_over(request)
+
+    def _export_on(self, request: Request, rows: Iterator[Exported]) -> None:
+        self._exports[request] = rows
         request.on_cancel(partial(self._forget, request))
         request.on_credit(partial(self._hand_over, request))
-        self._hand_over(request)
 
     def _hand_over(self, request: Request) -> None:
         rows = self._exports.get(request)

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sgl_actors.actors.cache.handover import Contents, HeldLease
 from sgl_actors.actors.cache.messages import Entry, Lease, More, Probe, Want, unpack
 from sgl_actors.actors.cache.pins import PinBoard
 from sgl_actors.actors.cache.pool import PagePool
 from sgl_actors.actors.cache.radix_tree import TOKEN_BYTES, Node, RadixTree
-from sgl_actors.errors import InvalidRequest
+from sgl_actors.errors import InvalidRequest, SwapFailed
 
 
 @dataclass(slots=True)
@@ -68,6 +69,56 @@ class RadixCache:
         self.pins.attach(self.tree, total)
         self._pool = PagePool(total)
         self._held: dict[int, Holding] = {}
+
+    def contents(self, now: float) -> Contents:
+        """All that another cache has to know to take over."""
+        leases = [
+            HeldLease(number, held.namespace, held.key, list(held.pages), list(held.spare), held.priority)
+            for number, held in self._held.items()
+        ]
+        return Contents(self.total, self.page_size, self.tree.edges(), leases, self.pins.live(now))
+
+    @classmethod
+    def taken(
+        cls, contents: Contents, now: float, eviction: str = "lru", pins: PinBoard | None = None
+    ) -> RadixCache:
+        """Take over from another cache; `pins` is an empty board.
+
+        Raises:
+            SwapFailed: the contents contradict themselves.
+        """
+        cache = cls(contents.pages, contents.page_size, eviction, pins)
+        try:
+            cache.tree.grow(contents.edges)
+            for lease in contents.leases:
+                cache._hold(lease)
+        except (ValueError, OverflowError) as error:
+            raise SwapFailed(f"the cache's contents contradict themselves: {error}") from None
+        cache.pins.resume(contents.pins, now)
+        owned = [page for edge in contents.edges for page in edge.pages]
+        owned += [page for held in cache._held.values() for page in held.own]
+        used = set(owned)
+        if len(used) < len(owned) or not all(0 <= page < cache.total for page in used):
+            raise SwapFailed("the cache's contents contradict themselves: a page has two owners, or is none")
+        cache._pool.repair(used)
+        if problems := cache.check(full=False) + cache.tree.check() + cache._check_locks():
+            raise SwapFailed(f"the cache's contents contradict themselves: {'; '.join(problems[:3])}")
+        return cache
+
+    def _hold(self, lease: HeldLease) -> None:
+        place = self.tree.find(lease.namespace, lease.key)
+        depth = place.length // self.tree.stride
+        if place.length != len(lease.key) or depth > len(lease.pages) or lease.lease in self._held:
+            raise ValueError(f"lease {lease.lease} has what is not cached, or is there twice")
+        self._held[lease.lease] = Holding(
+            self.tree.lock(place),
+            lease.namespace,
+            lease.key,
+            depth,
+            list(lease.pages),
+            lease.priority,
+            list(lease.spare),
+        )
 
     def __repr__(self) -> str:
         return f"<RadixCache free={self.free} cached={self.cached} leased={self.leased} total={self.total}>"
@@ -219,7 +270,8 @@ class RadixCache:
         return found + (self.tree.check() + self._check_pages() + self._check_locks() if full else [])
 
     def repair(self) -> None:
-        """Make the free pages what tree and leases leave: the way out when `check` finds the sum wrong."""
+        """Make the totals what the tree holds, and free what tree and leases leave: the way out when `check` finds the sum wrong."""
+        self.tree.recount()
         self._pool.repair({page for page, owner in self._ownership() if owner != "the pool"})
 
     def _validate(self, want: Want) -> None:

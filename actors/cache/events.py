@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sgl_actors.actors.cache.blocks import Change, root_digest, stored
 from sgl_actors.actors.cache.export import snapshot
+from sgl_actors.actors.cache.handover import EventsState
 from sgl_actors.actors.cache.messages import BLOCK, Events
 from sgl_actors.actors.cache.radix_tree import TOKEN_BYTES, Node, RadixTree, Root
 
@@ -69,6 +70,16 @@ class EventLog:
         if self.recording:
             self._append(Change("cleared"))
             tree.observer = self
+
+    @property
+    def state(self) -> EventsState:
+        """For a successor."""
+        return EventsState(self.incarnation, self.number, self.recording)
+
+    def resume(self, state: EventsState) -> None:
+        """Go on counting where another log has ended; what it has kept is not here."""
+        self.incarnation, self.number, self.recording = state.incarnation, state.number, state.recording
+        self.tree.observer = self if state.recording else None
 
     def start(self) -> None:
         """Record from now on. What happened before gets a number of its own, so that nobody reads on across it."""
@@ -161,6 +172,11 @@ class Subscription:
         self._log = log
         self._number = since
         self._rest: Iterator[Change] | None = None
+
+    @property
+    def place(self) -> int:
+        """The last event that was read; -1 in the middle of everything of some moment."""
+        return self._number if self._rest is None else -1
 
     def next(self) -> Events | None:
         """The next message; None while there is no news."""

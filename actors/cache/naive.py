@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sgl_actors.actors.cache.messages import Entry, Lease, More, Pin, Probe, Want, unpack
+from sgl_actors.actors.cache.handover import CachedEdge, Contents, HeldLease, LivePin
+from sgl_actors.actors.cache.messages import Entry, Lease, More, Pin, Probe, Want, pack, unpack
 from sgl_actors.errors import InvalidRequest
 
 Tokens = tuple[int, ...]
@@ -84,6 +85,78 @@ class NaiveCache:
     def leases(self) -> int:
         """Live leases."""
         return len(self._held)
+
+    def contents(self, now: float) -> Contents:
+        """All that another cache has to know to take over."""
+        size = self.page_size
+        edges: list[CachedEdge] = []
+        numbers: dict[Prefix, int] = {}
+        for namespace, first in self.prefixes:
+            above = (namespace, first[:-size])
+            if first[:-size] and above not in numbers:
+                continue
+            end = self._edge_end(namespace, first)
+            path = self._path(namespace, end)[len(first) // size - 1 :]
+            last = path[-1]
+            edges.append(
+                CachedEdge(
+                    namespace,
+                    numbers.get(above, -1),
+                    pack(end[len(first) - size :]),
+                    [entry.page for entry in path],
+                    last.used,
+                    last.hits,
+                    last.priority,
+                )
+            )
+            numbers[namespace, end] = len(numbers)
+        leases = [
+            HeldLease(
+                number,
+                held.namespace,
+                pack(held.prefix),
+                list(held.pages),
+                [page for page in held.pages[: len(held.prefix) // size] if page in held.own],
+                held.priority,
+            )
+            for number, held in self._held.items()
+        ]
+        pins = [
+            LivePin(pin.namespace, name, pack(pin.wish), pin.expires - now)
+            for (_, name), pin in self.pins.items()
+        ]
+        return Contents(self.total, size, edges, leases, pins)
+
+    @classmethod
+    def taken(cls, contents: Contents, now: float, eviction: str = "lru", pinned: float = 0.5) -> NaiveCache:
+        """Take over from another cache."""
+        cache, size = cls(contents.pages, contents.page_size, eviction, pinned), contents.page_size
+        ends: list[Prefix] = []
+        for edge in contents.edges:
+            above = ends[edge.parent][1] if edge.parent >= 0 else ()
+            whole = above + _tokens(edge.key)
+            for page, cut in zip(edge.pages, cache._cuts(whole)[len(above) // size :], strict=True):
+                cache.prefixes[edge.namespace, cut] = CachedPage(page, edge.priority, edge.used, edge.hits)
+            for entry in cache._path(edge.namespace, above):
+                entry.used, entry.priority = max(entry.used, edge.used), max(entry.priority, edge.priority)
+            ends.append((edge.namespace, whole))
+        cache.ends |= set(ends)
+        for lease in contents.leases:
+            prefix = _tokens(lease.key)
+            own = {*lease.spare, *lease.pages[len(prefix) // size :]}
+            cache._held[lease.lease] = Holding(
+                lease.namespace, prefix, list(lease.pages), own, lease.priority
+            )
+            cache._lock(lease.namespace, prefix, 1)
+        for pin in contents.pins:
+            wish = _tokens(pin.key)
+            whole = wish[: len(wish) // size * size]
+            cache.pins[pin.namespace, pin.name] = PinnedPrefix(pin.namespace, whole, now + pin.left)
+        cache._hold_pins()
+        cache._free -= {entry.page for entry in cache.prefixes.values()}
+        cache._free -= {page for held in cache._held.values() for page in held.own}
+        cache._clock = max((entry.used for entry in cache.prefixes.values()), default=0)
+        return cache
 
     def match(self, probes: Sequence[Probe], touch: bool = False) -> list[int]:
         """See the contract."""

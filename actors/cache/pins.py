@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sgl_actors.actors.cache import messages
+from sgl_actors.actors.cache.handover import LivePin
 from sgl_actors.actors.cache.messages import LONGEST_PIN, PIN_NAME, PIN_NAME_WORDS, Pinned
 from sgl_actors.actors.cache.radix_tree import TOKEN_BYTES, Node, RadixTree, common
 from sgl_actors.errors import InvalidRequest, NotReady, Overloaded
@@ -104,6 +105,23 @@ class PinBoard:
         self._tree, self._total, self._limit = tree, total, int(self.share * total)
         for pin in self._pins.values():
             pin.node, pin.held = None, 0
+        while self.wished > self._limit:
+            self.give_way()
+        self._sort()
+
+    def live(self, now: float) -> list[LivePin]:
+        """All pins, oldest first."""
+        return [
+            LivePin(pin.namespace, pin.name, pin.key, max(0.0, pin.expires - now))
+            for pin in self._pins.values()
+        ]
+
+    def resume(self, pins: Iterable[LivePin], now: float) -> None:
+        """Go on with the pins of another board; where they may not hold as much here, the oldest give way."""
+        for one in pins:
+            pin = PinnedPrefix(one.name, one.namespace, one.key, now + one.left)
+            self._pins[one.namespace, one.name] = pin
+            self._hold(pin)
         while self.wished > self._limit:
             self.give_way()
         self._sort()

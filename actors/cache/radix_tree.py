@@ -23,12 +23,13 @@ Splitting keeps the *lower* half's identity: whoever holds an edge holds the pla
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
+from sgl_actors.actors.cache.handover import CachedEdge
 from sgl_actors.errors import ConfigError
 
 TOKEN_BYTES = 8
@@ -335,6 +336,48 @@ class RadixTree:
             if counted != kept:
                 found.append(f"tree counts {kept} {name}, has {counted}")
         return found
+
+    def recount(self) -> None:
+        """Make the totals what the edges say: the way out when they are found wrong."""
+        nodes = [node for node in self.walk() if node.parent is not None]
+        self.nodes = len(nodes)
+        self.cached = sum(len(node.pages) for node in nodes)
+        self.locked = sum(len(node.pages) for node in nodes if node.locks)
+
+    def edges(self) -> list[CachedEdge]:
+        """All edges, parents first, of siblings the oldest."""
+        found: list[CachedEdge] = []
+        stack = [(node, -1, root.namespace) for root in self.roots() for node in root.children.values()]
+        stack.reverse()
+        while stack:
+            node, parent, name = stack.pop()
+            number = len(found)
+            pages = node.pages.tolist()
+            found.append(CachedEdge(name, parent, node.key, pages, node.used, node.hits, node.priority))
+            stack += [(child, number, name) for child in reversed(node.children.values())]
+        return found
+
+    def grow(self, edges: Iterable[CachedEdge]) -> None:
+        """Take over the edges of another tree, while this one is empty. Nobody is told of them. Raises `ValueError` for edges that make no tree."""
+        nodes: list[Node] = []
+        for edge in edges:
+            if edge.parent >= len(nodes) or not edge.pages or len(edge.key) != len(edge.pages) * self.stride:
+                raise ValueError(
+                    f"edge {len(nodes)} of {len(edge.pages)} pages does not fit below {edge.parent}"
+                )
+            above = nodes[edge.parent] if edge.parent >= 0 else self._root(edge.namespace)
+            if edge.key[: self.stride] in above.children:
+                raise ValueError(f"edge {len(nodes)} begins as another below {edge.parent} does")
+            node = Node(above, edge.key, array("i", edge.pages))
+            node.used, node.hits = edge.used, edge.hits
+            self._attach(node, edge.priority)
+            self._clock = max(self._clock, edge.used)
+            nodes.append(node)
+        for node in nodes:
+            self._now_free(node)
+
+    def _root(self, namespace: str) -> Root:
+        return self._roots.setdefault(namespace, Root(namespace))
 
     def _descend(self, node: Node, key: bytes, start: int) -> Place:
         """Follow `key` from byte `start` below `node`."""

@@ -12,20 +12,36 @@ the step of a crash run again in halves (`quarantine`). When a submitter goes do
 its successor to take over. When the scheduler itself crashes, its requests are lost: the askers submit them again with
 the tokens they have received; the new incarnation begins with an epoch of its own, so nothing of the old one is
 mistaken for its work.
+
+Another class can take its place while requests run (`handover`): it lets the steps in flight end and gives all pages back, a matter of one step. What it does not
+understand or must not do (a message of a kind it does not take, an answer of somebody who is not its worker) it counts, and goes on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 import msgspec
 
 from sgl_actors.actors.cache.messages import Commit, Flush, Grant, Granted, Match, Matched, Pool
 from sgl_actors.actors.cache.messages import Reset as ResetCache
-from sgl_actors.actors.microkernel import Actor, Address, Context, Down, MailboxSpec, Message, Request, Up
+from sgl_actors.actors.microkernel import (
+    Actor,
+    Address,
+    Context,
+    Down,
+    MailboxSpec,
+    Message,
+    Request,
+    Snapshot,
+    Up,
+)
 from sgl_actors.actors.scheduler.core import RETRY, SchedulerCore
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
+from sgl_actors.actors.scheduler.handover import LAYOUT, SchedulerState, Unsent
 from sgl_actors.actors.scheduler.messages import (
     Abort,
     Configuration,
@@ -87,16 +103,30 @@ class SchedulerActor(Actor):
         self._flushes: list[Request] = []
         self._unsent: list[Report] = []
         self._timer: tuple[float, Callable[[], None]] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flushing = 0
+        self._rest: asyncio.Event | None = None
 
     async def start(self) -> None:
         """Look out for worker and cache."""
-        self.ctx.watch(WORKER)
-        self.ctx.watch(CACHE)
+        self.ctx.watch(self.ctx.peer(WORKER))
+        self.ctx.watch(self.ctx.peer(CACHE))
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """Handle one message; see the module."""
+        try:
+            return self._handle(message, request)
+        except (SglActorsError, NotImplementedError) as error:
+            if request.kind != "cast":
+                raise
+            self._refuse(message, request, str(error))
+            return None
+
+    def _handle(self, message: Message, request: Request) -> Message | None:
         core = self.core
         match message:
+            case StepDone() | ResetDone() | NeedFull() if request.sender != self._worker:
+                self._refuse(message, request, "not our worker")
             case StepDone():
                 self._perform(core.step_done(message))
             case Submit():
@@ -107,7 +137,7 @@ class SchedulerActor(Actor):
             case Abort():
                 self._perform(core.abort(message.ids, everything=message.all))
             case Tick():
-                self._timer = None
+                self._cancel_timer()
                 unsent, self._unsent = self._unsent, []
                 self._perform([*unsent, *core.tick(self.ctx.now())])
             case ResetDone():
@@ -127,7 +157,7 @@ class SchedulerActor(Actor):
             case Drain():
                 self._drain(request)
             case _:
-                return await super().receive(message, request)
+                raise NotImplementedError(f"the scheduler does not take {type(message).__name__}")
         return None
 
     def statistics(self) -> dict[str, float]:
@@ -147,13 +177,57 @@ class SchedulerActor(Actor):
             **{f"{name}_total": count for name, count in core.counters.items()},
         }
 
+    # -- a successor --------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Let what is under way end, and give all pages back."""
+        self._rest = asyncio.Event()
+        self._perform(self.core.pause())
+        await self._rest.wait()
+        self._perform(self.core.withdraw())
+
+    def snapshot(self) -> Snapshot:
+        """See `handover`."""
+        state = msgspec.structs.replace(
+            self.core.state(self.ctx.now()),
+            worker=self._worker,
+            cache=self._cache,
+            unsent=[Unsent(report.owner, report.progress.updates) for report in self._unsent],
+        )
+        return Snapshot.of(LAYOUT, state, drains=list(self._drains), flushes=list(self._flushes))
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Go on where another left off."""
+        state = snapshot.read(LAYOUT, SchedulerState)
+        self._worker, self._cache = state.worker, state.cache
+        self._unsent = [Report(one.owner, Progress(one.updates)) for one in state.unsent]
+        self._drains = list(snapshot.handles.get("drains", ()))
+        self._flushes = list(snapshot.handles.get("flushes", ()))
+        effects = self.core.take(state, self.ctx.now())
+        await self.start()
+        for owner in [*(one.owner for one in state.requests), *(one.owner for one in state.unsent)]:
+            if owner is not None:
+                self._know(owner)
+        self._perform(effects)
+
+    def resume(self) -> None:
+        """Nobody has taken over."""
+        self._rest = None
+        self._perform(self.core.proceed())
+
+    async def leave(self) -> None:
+        """A successor asks and answers from here on."""
+        self._cancel_timer()
+        for task in self._tasks:
+            task.cancel()
+
     # -- events -------------------------------------------------------------------------------------------
 
     def _up(self, address: Address) -> None:
-        if address.name == WORKER and address != self._worker:
+        if address.name == self.ctx.peer(WORKER) and address != self._worker:
             self._worker = address
             self._perform(self.core.worker_up())
-        elif address.name == CACHE and address != self._cache:
+        elif address.name == self.ctx.peer(CACHE) and address != self._cache:
             if self._cache is not None:
                 self._perform(self.core.cache_down())
             self._cache = address
@@ -171,6 +245,10 @@ class SchedulerActor(Actor):
             self._owners.discard(address)
             self._unsent = [report for report in self._unsent if report.owner != address]
             self._perform(self.core.owner_down(address, self.ctx.now()))
+
+    def _refuse(self, message: Message, request: Request, why: str) -> None:
+        self.core.counters["refused_messages"] += 1
+        self.log.debug("message refused", kind=type(message).__name__, sender=str(request.sender), why=why)
 
     def _know(self, owner: Address) -> None:
         if owner not in self._owners:
@@ -200,10 +278,11 @@ class SchedulerActor(Actor):
 
     def _begin_flushes(self) -> None:
         """Flush once the last ended request has given its pages back, at most one step after its end."""
-        if self._flushes and self.core.settled and self._cache is not None:
+        if self._flushes and self.core.settled and self._cache is not None and self._rest is None:
             flushes, self._flushes = self._flushes, []
             for request in flushes:
-                self.ctx.task(self._flush_cache(self._cache, request), name="flush")
+                self._flushing += 1
+                self._task(self._flush_cache(self._cache, request), name="flush")
 
     async def _flush_cache(self, cache: Address, request: Request) -> None:
         try:
@@ -212,6 +291,8 @@ class SchedulerActor(Actor):
             request.fail(error)
         else:
             request.reply(Flushed(done=True))
+        self._flushing -= 1
+        self._note_rest()
 
     def _drain(self, request: Request) -> None:
         """Refuse new requests for good, also when this asker gives up before the last one has ended."""
@@ -240,15 +321,29 @@ class SchedulerActor(Actor):
                     self._log(effect)
         self._answer_drains()
         self._begin_flushes()
+        self._note_rest()
         self._set_timer()
+
+    def _note_rest(self) -> None:
+        if self._rest is not None and self.core.rested and not self._flushing:
+            self._rest.set()
+
+    def _task(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run beside the messages, until a successor takes over."""
+        task = self.ctx.task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _to_worker(self, message: Message) -> None:
         worker = self._worker
         assert worker is not None, "the core speaks to a worker that is up"
         if isinstance(message, Describe):
-            self.ctx.task(self._describe_worker(worker), name="describe worker")
-        else:
+            self._task(self._describe_worker(worker), name="describe worker")
+            return
+        try:
             self.ctx.cast(worker, message, control=True)
+        except Overloaded as error:
+            self.log.warning("worker takes no mail", error=error.message)
 
     async def _describe_worker(self, worker: Address) -> None:
         """Ask until there is an answer or that worker is gone."""
@@ -270,9 +365,9 @@ class SchedulerActor(Actor):
         cache = self._cache
         assert cache is not None, "the core speaks to a cache that is up"
         if isinstance(message, Grant | Match):
-            self.ctx.task(self._ask(cache, message, self.core.links.epoch), name="ask cache")
+            self._task(self._ask(cache, message, self.core.links.epoch), name="ask cache")
         elif isinstance(message, ResetCache):
-            self.ctx.task(self._reset_cache(cache, message), name="reset cache")
+            self._task(self._reset_cache(cache, message), name="reset cache")
         else:
             self._commit(cache, message)
 
@@ -327,6 +422,7 @@ class SchedulerActor(Actor):
 
     def _set_timer(self) -> None:
         """One timer, for the earliest time that the core waits for."""
+        self.core.watch(self.ctx.now())
         due = self.core.wakeup()
         if self._unsent:
             again = self.ctx.now() + RETRY
@@ -334,7 +430,11 @@ class SchedulerActor(Actor):
         if self._timer is not None:
             if due is not None and self._timer[0] <= due:
                 return
-            self._timer[1]()
-            self._timer = None
+            self._cancel_timer()
         if due is not None:
             self._timer = (due, self.ctx.after(max(0.0, due - self.ctx.now()), Tick()))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer[1]()
+            self._timer = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sgl_actors.actors.scheduler.messages import Finish, Sequence
 from sgl_actors.actors.worker.messages import ModelInfo
 from sgl_actors.errors import ContextLengthExceeded, InvalidRequest, SglActorsError
@@ -21,6 +23,12 @@ def failed(error: SglActorsError) -> Finish:
 def _error(sequence: Sequence, info: ModelInfo | None) -> SglActorsError | None:
     if not sequence.prompt:
         return InvalidRequest("the prompt is empty", param="prompt")
+    if not 0 <= sequence.timeout < math.inf:
+        return InvalidRequest(
+            f"timeout is {sequence.timeout}, must be seconds, or 0 for none", param="timeout"
+        )
+    if "\x1f" in sequence.tenant:
+        return InvalidRequest("the tenant's name has a control character", param="tenant")
     if sequence.max_tokens < 0:
         return InvalidRequest(
             f"max_tokens is {sequence.max_tokens}, must not be negative", param="max_tokens"

@@ -61,6 +61,28 @@ class Batch:
         self._number = 0
         return running
 
+    @property
+    def number(self) -> int:
+        """Of the next step."""
+        return self._number
+
+    @property
+    def ends(self) -> list[int]:
+        """Sequences that the worker is to forget with it."""
+        return list(self._ends)
+
+    def resume(self, number: int, ends: list[int]) -> None:
+        """Go on where another batch was left, empty: with that step, and with what the worker has to forget then."""
+        self._number, self._ends = number, list(ends)
+
+    def probe(self, epoch: int) -> Step:
+        """A step without work. Steps run in order: its answer comes behind those of all before it, or says which of them was lost."""
+        step = Step(epoch, self._number, self._ends, [], [])
+        self.in_flight.append(SentStep(self._number, [], 0, 0))
+        self._ends = []
+        self._number += 1
+        return step
+
     def backlog(self) -> int:
         """Prompt tokens that have been admitted and are in no step yet, but for those of the prompt that was admitted first."""
         left = [one.target - one.planned for one in self.running if one.prefilling]
@@ -110,8 +132,13 @@ class Batch:
         self._number += 1
         return step
 
-    def settle(self, message: StepDone) -> tuple[SentStep, list[tuple[Generation, SequenceResult]]] | None:
-        """Enter the results of the oldest step in flight; that step, with the forced tokens that it ran unasked, and them; None if the message is not about it."""
+    def settle(
+        self, message: StepDone, vocabulary: int
+    ) -> tuple[SentStep, list[tuple[Generation, SequenceResult]]] | None:
+        """Enter the results of the oldest step in flight; that step, with the forced tokens that it ran unasked, and them; None if the message is not about it.
+
+        A result that cannot be is an error of its sequence.
+        """
         if not self.in_flight or self.in_flight[0].number != message.number:
             return None
         step = self.in_flight.popleft()
@@ -125,6 +152,8 @@ class Batch:
             silent = work.sample and result.token_id < 0 and not result.error
             if silent and generation.spec.sampling.constraint is None:
                 result = SequenceResult(work.seq, error="the worker sampled no token")
+            elif not (result.error or generation.allows(work, result, vocabulary)):
+                result = SequenceResult(work.seq, error="the worker's result makes no sense")
             generation.done(work, result)
             settled.append((generation, result))
             unheard += max(0, result.ran - work.count - len(result.accepted))

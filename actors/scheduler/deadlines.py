@@ -29,6 +29,11 @@ class Deadlines:
             self._heap = [entry for entry in self._heap if self._holds(entry)]
             heapify(self._heap)
 
+    def of(self, generation: Generation) -> float | None:
+        """When its time is up; None if nobody watches it."""
+        watched = self._live.get(generation.arrival)
+        return None if watched is None else watched[0]
+
     def next(self) -> float | None:
         """The earliest time."""
         while self._heap and not self._holds(self._heap[0]):

@@ -36,6 +36,11 @@ class OutputEstimate:
     def __repr__(self) -> str:
         return f"<OutputEstimate {self.expect(0)} of {len(self._sorted)} caution={self._caution:.2f}>"
 
+    @property
+    def lengths(self) -> list[int]:
+        """What it is made of, oldest first."""
+        return list(self._recent)
+
     def ended(self, length: int) -> None:
         """An output ended with that many tokens."""
         self._recent.append(length)

@@ -8,6 +8,7 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import DEFAULT, Entry, Lease, More, Probe, Want, pack
 from sgl_actors.actors.microkernel import Address
+from sgl_actors.actors.scheduler.handover import LiveRequest, Standing
 from sgl_actors.actors.scheduler.messages import Decoding, Finish, Sequence, Update
 from sgl_actors.actors.worker.messages import JUMP, NewSequence, SequenceResult, TokenLogprob, Work
 
@@ -292,6 +293,15 @@ class Generation:
         self.pending += work.sample
         self.busy += 1
 
+    def allows(self, work: Work, result: SequenceResult, vocabulary: int) -> bool:
+        """Whether that work can have had such a result: tokens of the vocabulary, as many as there is room for, and their log probabilities."""
+        ran, accepted = result.ran or work.count, len(result.accepted)
+        tokens = (result.token_id, *result.accepted, *result.forced)
+        known = tokens == (-1,) or (work.sample and min(tokens) >= 0 and max(tokens) < vocabulary)
+        scored = not self.spec.logprobs.output or len(result.accepted_logprobs) == accepted
+        counted = accepted < ran and min(result.ran, result.drafted, result.held_back) >= 0
+        return known and scored and counted and self.computed + ran <= self.capacity
+
     def done(self, work: Work, result: SequenceResult) -> None:
         """That step has run. Results past the request's end count as computed only as far as `tokens` still reach."""
         self.busy -= 1
@@ -331,6 +341,43 @@ class Generation:
             known.held_back + result.held_back,
             known.drafted + result.drafted,
             known.accepted + accepted,
+        )
+
+    def handed(self, left: float | None, kept: float | None, record: tuple[int, int]) -> LiveRequest:
+        """What a successor has to know of it, outside of a stay; of its times, in seconds from now, and of its `Quarantine.record`."""
+        goal, strikes = record
+        return LiveRequest(
+            self.spec,
+            self.arrival,
+            self.owner,
+            self.tokens[self.prompt_length :],
+            self.logprobs,
+            self.prompt_logprobs,
+            left,
+            kept,
+            self.cached,
+            self.decoding,
+            self.finish,
+            Standing(self.since, self.place, self.overtaken, self.modest, goal, strikes),
+        )
+
+    @classmethod
+    def taken(cls, one: LiveRequest) -> Generation:
+        """The request that was `handed`, before a new stay."""
+        return cls(
+            one.sequence,
+            one.owner,
+            one.arrival,
+            one.sequence.prompt + one.output,
+            one.logprobs,
+            one.prompt_logprobs,
+            one.cached,
+            one.finish,
+            since=one.standing.since,
+            place=one.standing.place,
+            overtaken=one.standing.overtaken,
+            modest=one.standing.modest,
+            decoding=one.decoding,
         )
 
     def conclusion(self) -> Finish | None:

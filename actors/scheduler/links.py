@@ -48,6 +48,21 @@ class Links:
         """Whether pages may be granted and steps sent."""
         return self.stage is Stage.READY
 
+    def resume(self, info: ModelInfo | None, *, cache: bool) -> None:
+        """Go on in this epoch with what serves it, or with None begin anew once a worker is up; `cache`: one is up."""
+        self._cache = cache
+        if info is not None:
+            self.stage, self.info = Stage.READY, info
+
+    @property
+    def quieting(self) -> bool:
+        """The worker has not said yet that it has finished what was in flight."""
+        return self.stage is Stage.QUIETING
+
+    def remind(self) -> list[Effect]:
+        """Ask it once more: a `Reset` may have been lost, and says nothing new to a worker that has it."""
+        return [ToWorker(ResetWorker(self.epoch))] if self.quieting else []
+
     def worker_up(self) -> list[Effect]:
         """A worker incarnation is up."""
         self.stage, self.info = Stage.DESCRIBING, None

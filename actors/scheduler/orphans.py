@@ -19,10 +19,18 @@ class Orphans:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def add(self, generation: Generation, now: float) -> None:
-        """Its submitter went down."""
+    def add(self, generation: Generation, now: float, seconds: float | None = None) -> None:
+        """Its submitter went down; `seconds` of its time are left if that was a while ago."""
         self._by_id[generation.spec.id] = generation
-        self._deadlines.add(generation, now + ORPHAN)
+        self._deadlines.add(generation, now + (ORPHAN if seconds is None else seconds))
+
+    def of(self, generation: Generation) -> float | None:
+        """When its time is up; None if it is none of them."""
+        return self._deadlines.of(generation)
+
+    def ends(self) -> list[Generation]:
+        """Those that have ended."""
+        return [one for one in self._by_id.values() if one.finish is not None]
 
     def drop(self, generation: Generation) -> None:
         """It has a submitter again."""

@@ -11,7 +11,7 @@ Who has stood trial pauses while others are tried. A suspect has stood its trial
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sgl_actors.actors.scheduler.generation import Generation
 
@@ -38,6 +38,26 @@ class Quarantine:
     def trial(self) -> list[Generation]:
         """Who may enter the batch now; everybody if empty."""
         return self._groups[0] if self._groups else []
+
+    @property
+    def groups(self) -> list[list[Generation]]:
+        """Who stands trial together, the first group now."""
+        return [list(group) for group in self._groups if group]
+
+    def record(self, generation: Generation) -> tuple[int, int]:
+        """How far it has to be computed to have stood its trial, 0 if it is no suspect; and its crashes alone."""
+        return self._goals.get(generation, 0), self._strikes[generation]
+
+    def resume(
+        self, groups: Iterable[Iterable[Generation]], records: Sequence[tuple[Generation, int, int]]
+    ) -> None:
+        """Go on where another left off: its `groups`, and of each request its `record`."""
+        self._goals = {generation: goal for generation, goal, _ in records if goal}
+        self._strikes = Counter({generation: strikes for generation, _, strikes in records if strikes})
+        known = ([one for one in group if one in self._goals] for group in groups)
+        self._groups = deque(group for group in known if group)
+        tried = {one for group in self._groups for one in group}
+        self._goals = {one: goal for one, goal in self._goals.items() if one in tried}
 
     def crashed(self, named: Iterable[Generation]) -> list[Generation]:
         """The worker died with steps in flight for `named`, still as planned. Returns the condemned.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sgl_actors.actors.scheduler.fairness import Choice, admitted, bounded
 from sgl_actors.actors.scheduler.generation import TOKEN_BYTES, Generation
@@ -28,6 +28,10 @@ class Queue:
 
     It also knows the prompts that are being computed, as far as they are not in the cache yet: who shares enough of one waits for it,
     or for the one that takes its place if it goes away.
+
+    Attributes:
+        deferring: somebody waits for another's prefix.
+        changes: how often something has changed that may let others be admitted: while it is the same, nobody need be looked at again.
     """
 
     def __init__(self, policy: str, overtake: int, *, sharing: bool) -> None:
@@ -38,6 +42,7 @@ class Queue:
         self.seniority = SENIORITY
         self.waiting: list[Generation] = []
         self.deferring = False
+        self.changes = 0
         self.most_overtaken = 0
         self._computing: PrefixTrie[int] = PrefixTrie()
         self._programs: OrderedDict[tuple[str, str], int] = OrderedDict()
@@ -53,6 +58,15 @@ class Queue:
     def grace(self) -> int:
         """Tokens between two places in line that make no difference (`fairness`)."""
         return min(self.most_grace, self.overtake)
+
+    @property
+    def programs(self) -> list[tuple[str, str, int]]:
+        """Namespace, name and beginning of the programs that are remembered, the longest silent first."""
+        return [(*program, began) for program, began in self._programs.items()]
+
+    @programs.setter
+    def programs(self, programs: Iterable[tuple[str, str, int]]) -> None:
+        self._programs = OrderedDict(((space, name), began) for space, name, began in programs)
 
     def arrive(self, generation: Generation, processed: int) -> None:
         """It is new; `processed` tokens have been computed so far."""
@@ -73,6 +87,10 @@ class Queue:
     def leave(self, generation: Generation) -> None:
         """It has ended."""
         self.waiting.remove(generation)
+
+    def changed(self) -> None:
+        """Look again at those that wait."""
+        self.changes += 1
 
     def first(self, eligible: Sequence[Generation], processed: int) -> list[Generation]:
         """Whom to look up in the cache before `choose`; nobody where it would change nothing."""

@@ -43,7 +43,9 @@ async def check_constraint(ctx: Context, constraint: Constraint, request: Reques
     while True:
         left = LONGEST if request.remaining is None else max(RETRY, request.remaining)
         try:
-            await ctx.call("grammar", Compile(constraint), Compiled, timeout=left, trace=request.trace)
+            await ctx.call(
+                ctx.peer("grammar"), Compile(constraint), Compiled, timeout=left, trace=request.trace
+            )
         except ActorDown:
             if ctx.now() >= until:
                 raise NotReady("constraints cannot be compiled: the grammar actor is down") from None

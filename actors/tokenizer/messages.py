@@ -85,6 +85,9 @@ class Generate(Message):
         program: program id; the scheduler lets its calls stand in line where it began.
         salt: a cache namespace of its own within the tenant.
         priority: higher ones are admitted first.
+        known: -1: nobody comes back for it, so it ends when its asker goes. From 0 on: when its asker goes or it ends, it is kept for some seconds
+            (`[actors.tokenizer.options]`, see `kept.Options`), so that who asks the same again with the same id gets the same, as far as
+            `output` leaves it open. That asker's own client has the first `known` output tokens: one chunk ends exactly there.
     """
 
     id: str
@@ -102,6 +105,7 @@ class Generate(Message):
     salt: str = ""
     priority: int = 0
     tools: str = ""
+    known: int = -1
 
 
 class Chunk(Message):
@@ -213,7 +217,15 @@ class VocabularyInfo(Message):
 
 
 class Cancel(Message):
-    """Cast. Abort by request id (a client that closes its stream needs no such message). Empty and `all`: everything."""
+    """Cast. Abort by request id (a client that closes its stream needs no such message, unless it might come back). Empty and `all`: everything.
+
+    `stems`: and those whose id is one of these with a dash and more behind it.
+    """
 
     ids: list[str]
     all: bool = False
+    stems: list[str] = []
+
+
+class Expire(Message):
+    """Cast by the tokenizer to itself when it has kept a request for long enough."""

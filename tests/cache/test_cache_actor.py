@@ -307,3 +307,55 @@ async def test_numbers_of_another_log_are_not_taken_for_its_own(house: House) ->
     """A cache that has been started anew, in this node or in another of its name, has an incarnation nobody has seen."""
     one, two = await house.start(), CacheActor(house.stranger)
     assert one.log_of_events.incarnation != two.log_of_events.incarnation
+
+
+@pytest.mark.parametrize("damage", ["lost page", "wrong total"])
+async def test_damaged_accounts_are_mended_at_the_next_check(house: House, damage: str) -> None:
+    """Where free + cached + leased is not the total, the periodic check counts it and puts it right; leases and what is cached stay."""
+    cache = await house.start()
+    await house.fill([1, 2, 3])
+    want = Want(9, pack([1, 2, 3, 4]), 3, 4)
+    await house.owner.call("cache", Grant(1, [want], []), Granted, control=True)
+    if damage == "lost page":
+        cache.core._pool.take(5)
+    else:
+        cache.core.tree.cached += 2
+    pool = await house.stranger.call("cache", Inspect(), Pool)
+    assert pool.free + pool.cached + pool.leased != PAGES
+    house.stranger.cast("cache", CheckAccounts())
+    pool = await house.stranger.call("cache", Inspect(), Pool)
+    assert (pool.free, pool.cached, pool.leased) == (PAGES - 4, 3, 1)
+    assert cache.statistics()["repairs_total"] == 1
+    assert cache.core.check() == []
+
+
+async def test_readers_read_on_from_another_class(house: House) -> None:
+    """A subscription that has read everything goes on with the next event, one that has not begins anew, and an export comes to its end."""
+    await house.start()
+    cell = house.system.cells["cache"]
+    for token in range(600):
+        await house.fill([token])
+    async with (
+        house.reading(Subscribe()) as quick,
+        house.reading(Subscribe(), credit=2) as slow,
+        house.reading(Export(), credit=1) as export,
+    ):
+        first: Any = await anext(quick)
+        await anext(slow)
+        edges = len((await anext(export)).edges)
+        for token in range(10):
+            await house.fill([1000 + token] * 64)
+            first = await anext(quick)
+        await cell.swap(CacheActor, {"cache": {"events": 8}}, 5.0)
+        await house.fill([2000] * 64)
+        then: Any = await anext(quick)
+        assert [event.token_ids[0] for event in then.events] == [2000]
+        assert (then.number, then.incarnation) == (first.number + 1, first.incarnation)
+        anew = 0
+        seen: set[int] = set()
+        while len(seen) < 11:
+            for event in (await anext(slow)).events:
+                anew += event.kind == "cleared"
+                seen = set() if event.kind == "cleared" else seen | {event.token_ids[0]}
+        assert anew == 1
+        assert edges + sum([len(page.edges) async for page in export]) == 600

@@ -6,15 +6,23 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from sgl_actors.actors.cache.core import RadixCache
+from sgl_actors.actors.cache.handover import Contents
 from sgl_actors.actors.cache.messages import Entry, Lease, More, Pin, Probe, Want, pack
 from sgl_actors.actors.cache.naive import NaiveCache
 from sgl_actors.errors import InvalidRequest, Overloaded
+
+
+def plain(contents: Contents) -> Contents:
+    """As they come out of a snapshot."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(contents), type=Contents)
+
 
 ALPHABET = (-(2**63), 0, 2**63 - 1)
 
@@ -226,6 +234,16 @@ class CacheMachine(RuleBasedStateMachine):
         self.holders.clear()
         assert self.real.leased == 0
         assert self.real.locked == self.real.pins.held
+
+    @rule(direct=st.booleans())
+    def swap(self, direct: bool) -> None:
+        """Another cache takes over each of them from plain data: one of its kind, or one of the other kind and then one of its kind."""
+        real, oracle = plain(self.real.contents(self.now)), plain(self.oracle.contents(self.now))
+        if not direct:
+            real = plain(NaiveCache.taken(real, self.now, self.eviction).contents(self.now))
+            oracle = plain(RadixCache.taken(oracle, self.now, self.eviction).contents(self.now))
+        self.real = RadixCache.taken(real, self.now, self.eviction)
+        self.oracle = NaiveCache.taken(oracle, self.now, self.eviction)
 
     def both(self, entry: Entry) -> bool:
         accepted = self.real.commit(entry)

@@ -3,8 +3,8 @@
 Every message takes a random time but keeps its place behind those sent before on the same way. What a dead incarnation sent,
 and what was sent to one, is lost. Sequences fail at random, also after their request's end, and leave garbage behind; some
 prompts hold a token that crashes the worker; some mail to the cache is refused; the order of admission changes while all that goes
-on. Some requests go on where another ended, as a program's do. After every event the invariants hold, and at the end everybody has
-an answer.
+on. Some requests go on where another ended, as a program's do. If it is asked for, scheduler and cache are put in another's place from plain data now and then, or mail to and from
+the worker is lost. After every event the invariants hold, and at the end everybody has an answer.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from sgl_actors.actors.cache.core import RadixCache
+from sgl_actors.actors.cache.handover import Contents
 from sgl_actors.actors.cache.messages import Commit, Grant, Granted, Match, Matched, Pool, unpack
 from sgl_actors.actors.cache.messages import Reset as ResetCache
+from sgl_actors.actors.cache.naive import NaiveCache
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.core import SchedulerCore
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
 from sgl_actors.actors.scheduler.estimate import OutputEstimate
+from sgl_actors.actors.scheduler.handover import SchedulerState
+from sgl_actors.actors.scheduler.links import Stage
 from sgl_actors.actors.scheduler.messages import (
     Configure,
     Finish,
@@ -124,6 +130,19 @@ def due_logprobs(sequence: Sequence, output: list[int]) -> list[TokenLogprob]:
     return due
 
 
+def rounded(state: SchedulerState) -> SchedulerState:
+    """With times as exact as sums of them can be."""
+    requests = [
+        msgspec.structs.replace(
+            one,
+            left=None if one.left is None else round(one.left, 6),
+            kept=None if one.kept is None else round(one.kept, 6),
+        )
+        for one in state.requests
+    ]
+    return msgspec.structs.replace(state, requests=requests)
+
+
 class Simulation:
     """One seeded history. `run` raises `AssertionError` for a broken invariant."""
 
@@ -137,8 +156,14 @@ class Simulation:
         requests: int = 24,
         crashes: bool = True,
         poisoned: int = 0,
+        swaps: int = 0,
+        losses: float = 0.0,
     ) -> None:
         self.rng = random.Random(seed)
+        self.chance = random.Random(-seed)
+        self.losses = losses
+        self.lost = self.swapped = self.rolled_back = self.caches_swapped = 0
+        self.settling = False
         self.ahead = ahead
         self.info = ModelInfo(
             "fake", "fake", "Fake", CONTEXT, VOCABULARY, (2,), pages, page_size, 1, "float32", "cpu", 1
@@ -205,6 +230,8 @@ class Simulation:
                 ]
             )
             self.at(self.rng.random() * 0.25, crash)
+        for _ in range(swaps):
+            self.at(self.chance.random() * 0.3, self.chance.choice([self.swap_scheduler, self.swap_cache]))
 
     def token(self) -> int:
         return self.rng.randrange(3, VOCABULARY)
@@ -235,7 +262,7 @@ class Simulation:
     def check(self) -> None:
         core = self.core
         assert len(core.batch.running) <= self.options.max_batch
-        assert len(core.batch.in_flight) <= self.ahead + 1
+        assert len(core.batch.in_flight) <= self.ahead + 1 + core.counters["overdue_answers"]
         arrivals = [generation.arrival for generation in core.waiting]
         assert arrivals == sorted(arrivals)
         held = core.batch.running + core.waiting
@@ -410,13 +437,47 @@ class Simulation:
 
     def start_scheduler(self) -> None:
         self.scheduler_epoch += 1
-        self.suspecting = False
+        self.suspecting = self.settling = False
         if self.scheduler_epoch > 1:
             self.retractions += self.core.counters["retracted"]
-        self.core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20)
-        self.core.estimate = OutputEstimate(*self.estimate)
-        self.core.queue.most_grace, self.core.queue.seniority = self.line
+        self.core = self.new_core()
         self.ticking = -1.0
+
+    def new_core(self) -> SchedulerCore:
+        core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20)
+        core.estimate = OutputEstimate(*self.estimate)
+        core.queue.most_grace, core.queue.seniority = self.line
+        return core
+
+    def swap_scheduler(self) -> None:
+        """It comes to rest, whenever that is."""
+        if not self.core._paused:
+            self.settling = True
+            self.perform(self.core.pause())
+
+    def finish_swap(self) -> list[Effect]:
+        """Another takes over from plain data; or it comes to nothing. Meanwhile messages have come."""
+        if self.chance.random() < 0.3:
+            self.rolled_back += 1
+            return self.core.proceed()
+        links = self.core.links
+        state = msgspec.structs.replace(
+            self.core.state(self.now),
+            worker=None if links.stage is Stage.ABSENT else Address("worker/0", self.worker_epoch),
+            cache=Address("cache", self.cache_epoch) if links._cache else None,
+        )
+        plain = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=SchedulerState)
+        twin = self.new_core()
+        twin.pause()
+        twin.take(plain, self.now)
+        again = msgspec.structs.replace(
+            twin.state(self.now), worker=state.worker, cache=state.cache, entries=state.entries
+        )
+        assert rounded(again) == rounded(state), "a successor knows something else"
+        self.swapped += bool(state.requests)
+        self.core = self.new_core()
+        self.ticking = -1.0
+        return self.core.take(plain, self.now)
 
     def perform(self, effects: list[Effect]) -> None:
         admitted: list[str] = []
@@ -432,10 +493,15 @@ class Simulation:
                     if event == "admitted":
                         admitted.append(request)
         self.check_order(admitted)
+        self.core.watch(self.now)
         due = self.core.wakeup()
-        if due is not None and due != self.ticking:
+        if due is not None and not 0 <= self.ticking <= due:
             self.ticking = due
             self.tell(self.tick, max(0.0, due - self.now))
+        if self.settling and self.core.rested:
+            self.settling = False
+            self.perform(self.core.withdraw())
+            self.tell(self.finish_swap, self.chance.random() * LAG)
 
     def tick(self) -> list[Effect]:
         self.ticking = -1.0
@@ -449,6 +515,15 @@ class Simulation:
         strict = self.options.policy == "fcfs" and not self.options.sharing and not self.switched
         if strict and arrivals and self.core.waiting and not self.suspecting:
             assert max(arrivals) < self.core.waiting[0].arrival
+
+    def worker_up(self) -> list[Effect]:
+        return self.core.worker_up()
+
+    def cache_up(self) -> list[Effect]:
+        return self.core.cache_up()
+
+    def cache_down(self) -> list[Effect]:
+        return self.core.cache_down()
 
     def back(self, way: str, event: Callable[[], list[Effect]], alive: Callable[[], bool]) -> None:
         """An answer on its way to the scheduler; lost if either side has ended meanwhile."""
@@ -465,7 +540,7 @@ class Simulation:
     def start_worker(self) -> None:
         self.worker_epoch += 1
         self.model = FakeModel(self.info, poison=POISON, drafting=True)
-        self.tell(self.core.worker_up)
+        self.tell(self.worker_up)
 
     def to_worker(self, message: Step | Describe | ResetWorker) -> None:
         incarnation, scheduler = self.worker_epoch, self.scheduler_epoch
@@ -474,7 +549,7 @@ class Simulation:
             return incarnation == self.worker_epoch and self.model is not None
 
         def arrive() -> None:
-            if not alive():
+            if not alive() or (not isinstance(message, Describe) and self.loses()):
                 return
             assert self.model is not None
             if isinstance(message, Step):
@@ -484,7 +559,7 @@ class Simulation:
                     self.poison_crashes += 1
                     self.crash_worker(poison=True)
                     return
-                if scheduler != self.scheduler_epoch:
+                if scheduler != self.scheduler_epoch or self.loses():
                     return
                 if isinstance(answer, NeedFull):
                     self.back("worker", lambda: self.core.batch_lost(answer.epoch), alive)
@@ -494,17 +569,25 @@ class Simulation:
                 return
             elif isinstance(message, ResetWorker):
                 done = self.model.reset(message.epoch)
+                if self.loses():
+                    return
                 self.back("worker", lambda: self.core.quieted(done), alive)
             else:
                 self.back("worker", lambda: self.core.described(self.info), alive)
 
         self.way(f"to worker {incarnation} of {scheduler}", arrive)
 
+    def loses(self) -> bool:
+        """Mail to or from the worker gets lost."""
+        lost = self.losses > 0 and self.chance.random() < self.losses
+        self.lost += lost
+        return lost
+
     def step(self, model: FakeModel, message: Step) -> StepDone | NeedFull:
         answer = model.step(message)
         if isinstance(answer, StepDone):
             self.steps += 1
-            assert message.work
+            assert message.work or self.losses
             for result in answer.results:
                 assert not result.error or (message.epoch, result.seq) in self.dropped, answer.results
             answer.results[:] = [self.maybe_fail(model, result, message) for result in answer.results]
@@ -560,7 +643,18 @@ class Simulation:
         self.cache_epoch += 1
         self.cache = RadixCache(0, 1)
         self.pool_epoch = 0
-        self.tell(self.core.cache_up)
+        self.tell(self.cache_up)
+
+    def swap_cache(self) -> None:
+        """Another takes over from plain data, now and then by way of one of another kind."""
+        if self.cache is None:
+            return
+        self.caches_swapped += 1
+        contents = self.cache.contents(self.now)
+        if self.chance.random() < 0.3:
+            contents = NaiveCache.taken(contents, self.now, self.eviction).contents(self.now)
+        plain = msgspec.msgpack.decode(msgspec.msgpack.encode(contents), type=Contents)
+        self.cache = RadixCache.taken(plain, self.now, self.eviction)
 
     def to_cache(self, message: Commit | Match | Grant | ResetCache) -> None:
         incarnation, scheduler, asked = self.cache_epoch, self.scheduler_epoch, self.core.links.epoch
@@ -618,7 +712,7 @@ class Simulation:
             return
         self.restarts += 1
         self.cache = None
-        self.tell(self.core.cache_down)
+        self.tell(self.cache_down)
         self.at(self.rng.random() * 0.02, self.start_cache)
 
     # -- crashes of askers and scheduler ------------------------------------------------------------------
@@ -646,9 +740,9 @@ class Simulation:
         self.start_scheduler()
         if self.cache is not None:
             self.cache.release_all()
-            self.tell(self.core.cache_up)
+            self.tell(self.cache_up)
         if self.model is not None:
-            self.tell(self.core.worker_up)
+            self.tell(self.worker_up)
         for asked in list(self.asked.values()):
             if asked.finish is None and not asked.gone:
                 asked.stop_at, asked.stopped = 0, -1

@@ -50,7 +50,7 @@ CONFIG: dict[str, Any] = {
     "model": {"path": "fake"},
     "cache": {"pages": 256, "page_size": 4, "memory": 1 << 20},
     "scheduler": {"policy": "fcfs", "max_batch": 4, "chunk": 16, "queue": 64, "timeout": 30.0},
-    "fake": {"context": 512, "vocabulary": 1000, "poison": POISON},
+    "options": {"context": 512, "vocabulary": 1000, "poison": POISON},
 }
 GREEDY = Sampling(0)
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.scheduler.simulation import Simulation
 
 
-def simulate(seed: int, *, page_size: int, ahead: int, pages: int, poisoned: int = 0) -> Simulation:
+def simulate(
+    seed: int, *, page_size: int, ahead: int, pages: int, poisoned: int = 0, **faults: Any
+) -> Simulation:
     """Run one history; a failure names the seed that replays it."""
-    simulation = Simulation(seed, page_size=page_size, ahead=ahead, pages=pages, poisoned=poisoned)
+    simulation = Simulation(seed, page_size=page_size, ahead=ahead, pages=pages, poisoned=poisoned, **faults)
     try:
         simulation.run()
     except AssertionError as error:
         raise AssertionError(
-            f"seed {seed}, page_size {page_size}, ahead {ahead}, pages {pages}, poisoned {poisoned}: {error}"
+            f"seed {seed}, page_size {page_size}, ahead {ahead}, pages {pages}, poisoned {poisoned}, {faults}: {error}"
         ) from error
     return simulation
 
@@ -46,3 +50,24 @@ def test_poisoned_requests_are_found_out_and_their_neighbours_spared(ahead: int)
     assert sum(run.poison_crashes for run in runs) > 60
     ends = [asked.finish for run in runs for asked in run.asked.values() if asked.poisoned]
     assert sum(finish is not None and finish.code == "quarantined" for finish in ends) > 30
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize(("page_size", "pages"), [(1, 100), (4, 40)])
+def test_scheduler_and_cache_are_swapped_while_requests_run(page_size: int, pages: int, ahead: int) -> None:
+    """A successor that has nothing but plain data goes on with every request, in the midst of crashes and trials, and a swap that comes to nothing is not noticed."""
+    runs = [
+        simulate(seed, page_size=page_size, ahead=ahead, pages=pages, poisoned=seed % 2, swaps=8)
+        for seed in range(10)
+    ]
+    assert min(sum(run.swapped for run in runs), sum(run.caches_swapped for run in runs)) > 10
+    assert sum(run.rolled_back for run in runs) > 2
+    assert sum(run.core.counters["cached_tokens"] for run in runs) > 0
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_lost_mail_of_the_worker_is_noticed(ahead: int) -> None:
+    """Whichever step, answer or reset is lost, the worker is asked and the requests go on, without an end or a deadline that would say so."""
+    runs = [simulate(seed, page_size=4, ahead=ahead, pages=40, losses=0.02) for seed in range(20)]
+    assert sum(run.lost for run in runs) > 20
+    assert sum(run.core.counters["overdue_answers"] for run in runs) > 10

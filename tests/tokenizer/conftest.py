@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sgl_actors.actors.microkernel.system import System
+from sgl_actors.actors.microkernel.transport import LocalHub, LocalTransport
 from sgl_actors.actors.tokenizer import vocabulary as vocabularies
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary, byte_alphabet
+from tests.tokenizer.house import House
 
 GgufWriter = Callable[..., Path]
 
@@ -58,6 +61,24 @@ def write_gguf(tmp_path_factory: pytest.TempPathFactory) -> GgufWriter:
         return path
 
     return write
+
+
+@pytest.fixture
+async def empty(write_gguf: Callable[..., Path]) -> AsyncIterator[House]:
+    """A kernel without actors; its node serves the tiny vocabulary."""
+    path = str(write_gguf(pre="gpt-2"))
+    system = System(
+        "test", LocalTransport(LocalHub(), "local://t"), config={"model": {"path": path}}, force_codec=True
+    )
+    await system.open()
+    yield House(system)
+    await system.close()
+
+
+@pytest.fixture
+async def house(empty: House) -> House:
+    await empty.begin()
+    return empty
 
 
 @pytest.fixture(scope="session")

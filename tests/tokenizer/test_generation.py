@@ -120,8 +120,8 @@ def test_a_rebuilt_generation_goes_on_where_the_asker_stands(
         after = before
         after.update(Update("r", known, ids[known:]))
         after.chunk()
-        if after.finish is None:
-            assert after.rejoin(ids[:known])
+        assert after.begins_with(ids[:known])
+        after.rejoin(ids[:known])
     if after.finish is None:
         after.update(Update("r", len(ids), [], finish=Finish("length")))
         rest = after.chunk()
@@ -222,8 +222,12 @@ def test_a_stranger_cannot_rejoin(tiny: Vocabulary) -> None:
     """Another output than this one's beginning, or log probabilities that were never here, do not fit."""
     one = generation(tiny, [5], logprobs=Logprobs(output=True))
     one.update(Update("r", 1, [6], scores([6])))
-    assert not one.rejoin([7])
-    assert not one.rejoin([5, 6, 7])
-    assert not one.rejoin([])
-    assert one.rejoin([5])
-    assert (one.chunk().logprobs, one.rejoin([5, 6])) == (scores([6]), True)
+    assert not one.begins_with([7])
+    assert not one.begins_with([5, 6, 7])
+    assert one.begins_with([])
+    assert not one.can_tell([])
+    assert one.can_tell([5])
+    one.rejoin([5])
+    assert one.chunk().logprobs == scores([6])
+    one.rejoin([5, 6])
+    assert not one.has_news
