@@ -1,13 +1,12 @@
-"""The process that compiles: `python -m sgl_actors.actors.grammar.compiler`, told by `protocol` on its standard input, speaking on its standard output.
+"""The process that compiles (`main`), told by `protocol` on its standard input, speaking on its standard output.
 
 It may be killed at any time and nothing is lost with it. A job that takes too much CPU time ends it by SIGPROF, whose timer counts the time of all of its
 threads; one to which memory is refused ends it by an exit code, or by SIGABRT where the compiler is not Python. It ends with its
-parent: by the end of its input, and at once, if the kernel can, also in the middle of a job.
+parent: by the end of its input, and at once, if the operating system can (`actors.child`), also in the middle of a job.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -37,8 +36,6 @@ from sgl_actors.errors import InvalidRequest
 from sgl_actors.lang.constraints.constraint import Constraint
 
 T = TypeVar("T")
-
-PR_SET_PDEATHSIG = 1
 
 
 class Output(Protocol):
@@ -82,8 +79,6 @@ def main(make: MakeEngine = engines) -> None:
     """Serve until the input ends."""
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     told = _read(source, SetUp)
     if told is None:
         return
@@ -134,7 +129,3 @@ def _read(source: BinaryIO, kind: type[T]) -> T | None:
 def _write(answers: BinaryIO, answer: Answer) -> None:
     answers.write(frame(answer))
     answers.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ is asked for again; after the second crash it is refused.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Generic, TypeVar
 
@@ -45,6 +46,33 @@ class Compilations(Generic[W]):
 
     def __repr__(self) -> str:
         return f"<Compilations {self.waiting} waiting, {self.kept} kept, running={self._running is not None}>"
+
+    @property
+    def line(self) -> Mapping[Constraint, list[W]]:
+        """Constraints in order, the one that is compiled first, and who waits for each."""
+        return self._waiting
+
+    @property
+    def results(self) -> Mapping[Constraint, Outcome]:
+        """What is kept, the least recently asked for first."""
+        return self._kept
+
+    @property
+    def offenders(self) -> Mapping[bytes, int]:
+        """Digests of those that crashed the compiler, and how often."""
+        return self._offenders
+
+    def adopt(
+        self,
+        line: Iterable[tuple[Constraint, list[W]]],
+        results: Iterable[tuple[Constraint, Outcome]],
+        offenders: Iterable[tuple[bytes, int]],
+    ) -> None:
+        """Go on, new, where another one stopped."""
+        self._waiting.update(line)
+        self._offenders.update(offenders)
+        for constraint, outcome in results:
+            self._keep(constraint, outcome)
 
     @property
     def waiting(self) -> int:
@@ -96,9 +124,9 @@ class Compilations(Generic[W]):
                 del self._waiting[constraint]
 
     def begin(self) -> Constraint | None:
-        """The next one to compile; only between one's `end` and the next."""
-        assert self._running is None
-        self._running = next(iter(self._waiting), None)
+        """The one that was begun, else the next; None if nobody waits."""
+        if self._running is None:
+            self._running = next(iter(self._waiting), None)
         return self._running
 
     def end(self, outcome: Outcome | None) -> list[W]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import suppress
 from typing import Final, cast
 
 import msgspec
 
+from sgl_actors.actors.child import command
 from sgl_actors.actors.grammar.protocol import (
     LENGTH,
     OUT_OF_MEMORY,
@@ -81,9 +81,7 @@ class CompilerProcess:
     async def start(cls, set_up: SetUp, module: str = MODULE) -> CompilerProcess:
         """Start it and wait until it is ready; `NotReady` if it does not come up."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            module,
+            *command(module),
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,

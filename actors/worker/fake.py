@@ -4,7 +4,7 @@ In and out as the real worker: `Describe` and `Profile` (calls; a profile of ste
 lane. It owns a KV pool of made-up values: the slot of a token holds the hash of the prefix that ends with it. The next hash is
 made from the slot of the token before, so a page that holds something else shows in the output. A crash forgets them.
 
-``[fake]`` of the configuration: ``delay`` seconds per step (default 0), ``context`` (8192), ``vocabulary`` (49152), ``poison``: a
+``[actors."worker/0".options]`` of node.toml: ``delay`` seconds per step (default 0), ``context`` (8192), ``vocabulary`` (49152), ``poison``: a
 token id that crashes the worker when it is computed as part of a prompt (-1: none).
 
 A constraint changes no output: under one, some tokens count as forced by those before them, and are appended together with them. Without one, and with
@@ -25,7 +25,8 @@ from typing import Any
 import msgspec
 
 from sgl_actors.actors.cache.messages import Options as CacheOptions
-from sgl_actors.actors.microkernel import Actor, Context, Message, Request
+from sgl_actors.actors.microkernel import Actor, Context, Message, Request, Snapshot
+from sgl_actors.actors.worker.handover import LAYOUT, WorkerState
 from sgl_actors.actors.worker.messages import (
     Describe,
     ModelInfo,
@@ -46,6 +47,7 @@ from sgl_actors.actors.worker.messages import (
     TokenLogprob,
     Work,
 )
+from sgl_actors.errors import ConfigError, NotReady, SwapFailed
 
 EOS = 2
 BYTES_PER_TOKEN = 1024
@@ -53,7 +55,7 @@ WANTED = 1.0
 """A logit bias above this makes its token the next one, one below its negative forbids it."""
 
 
-class FakeOptions(msgspec.Struct, frozen=True):
+class FakeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See the module."""
 
     delay: float = 0.0
@@ -301,9 +303,17 @@ class FakeModel:
         )
 
 
+def fake_options(config: Mapping[str, Any]) -> FakeOptions:
+    """A fake worker's own options; `ConfigError` for what it does not know. Text stands for the value it spells."""
+    try:
+        return msgspec.convert(config.get("options", {}), FakeOptions, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"options of the fake worker: {error}") from None
+
+
 def describe(config: Mapping[str, Any]) -> ModelInfo:
     """What a fake worker with that configuration says it serves."""
-    fake = msgspec.convert(config.get("fake", {}), FakeOptions)
+    fake = fake_options(config)
     cache = msgspec.convert(config.get("cache", {}), CacheOptions)
     model = msgspec.convert(config.get("model", {}), Options)
     return ModelInfo(
@@ -327,7 +337,7 @@ class FakeWorker(Actor):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        options = msgspec.convert(context.config.get("fake", {}), FakeOptions)
+        options = fake_options(context.config)
         self.delay = options.delay
         self.model = FakeModel(describe(context.config), poison=options.poison, drafting=options.drafts)
         self.steps = 0
@@ -353,14 +363,20 @@ class FakeWorker(Actor):
                 return Prepared()
             case Profile():
                 self.ctx.task(self._profile(message.seconds, request), name="profile")
+            case _ if request.kind == "cast":
+                self.log.warning("unexpected message", message=message.TAG, sender=str(request.sender))
             case _:
                 return await super().receive(message, request)
         return None
 
     async def _profile(self, seconds: float, request: Request) -> None:
-        self.noted, began = [], self.ctx.now()
+        if self.noted is not None:
+            request.fail(NotReady("a profile is being taken already"))
+            return
+        noted: list[StepTime] = []
+        self.noted, began = noted, self.ctx.now()
         await asyncio.sleep(seconds)
-        noted, self.noted = self.noted, None
+        self.noted = None
         request.reply(Profiled(began, self.ctx.now(), 1, noted, [], []))
 
     def _note(self, step: Step, began: float, ended: float) -> None:
@@ -386,3 +402,20 @@ class FakeWorker(Actor):
     def statistics(self) -> dict[str, float]:
         """Steps run."""
         return {"steps": self.steps}
+
+    def snapshot(self) -> Snapshot:
+        """See `handover`; nothing is under way between two messages. A profile that is being taken ends with what it has seen."""
+        model = self.model
+        state = WorkerState(model.info, model.epoch, model.number, {"steps": float(self.steps)})
+        return Snapshot.of(LAYOUT, state, model=model)
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Go on with the same batch and pool; `SwapFailed` if the configuration describes another model."""
+        state = snapshot.read(LAYOUT, WorkerState)
+        model: FakeModel = snapshot.handle("model", FakeModel)
+        if describe(self.ctx.config) != state.info:
+            raise SwapFailed(
+                "options, [model] or [cache]: another model or pool needs a restart of the worker"
+            )
+        model.poison, model.drafting = self.model.poison, self.model.drafting
+        self.model, self.steps = model, int(state.counters.get("steps", 0))

@@ -14,11 +14,21 @@ import pytest
 from typer.testing import CliRunner
 
 from sgl_actors.actors.microkernel import Message
-from sgl_actors.actors.microkernel.messages import ActorRow, Actors, Done, ListActors, RestartActor, StopNode
+from sgl_actors.actors.microkernel.messages import (
+    ActorRow,
+    Actors,
+    Done,
+    ListActors,
+    RestartActor,
+    StopNode,
+    SwapActor,
+    Swapped,
+)
+from sgl_actors.actors.node.messages import Reload, Reloaded
 from sgl_actors.actors.node.record import NodeRecord
 from sgl_actors.cli import node as cli_node
 from sgl_actors.cli.app import app
-from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest
+from sgl_actors.errors import ActorDown, ConfigError, DeadlineExceeded, InvalidRequest, SwapFailed
 
 
 class Root:
@@ -28,6 +38,7 @@ class Root:
         self.process = process
         self.asked: list[Message] = []
         self.stops = True
+        self.reloaded = Reloaded()
 
     async def call(self, to: str, message: Message, expect: type[Message], **_: Any) -> Message:
         assert to == "root"
@@ -39,6 +50,12 @@ class Root:
                 return Done()
             case RestartActor():
                 raise InvalidRequest(f"no actor {message.name!r}")
+            case SwapActor(name="cache", restart=False):
+                raise SwapFailed("cache goes on as it was: ValueError: no")
+            case SwapActor():
+                return Swapped(not message.restart, 1.25 if message.restart else 0.0042, message.path)
+            case Reload():
+                return self.reloaded
             case StopNode():
                 if self.stops:
                     self.process.terminate()
@@ -104,3 +121,48 @@ def test_stop_gives_up_on_a_node_that_does_not_end(root: Root, monkeypatch: pyte
     result = CliRunner().invoke(app, ["stop", "--drain", "0"])
     assert isinstance(result.exception, DeadlineExceeded)
     assert str(root.process.pid) in str(result.exception)
+
+
+def test_swap_says_what_took_over_and_how(root: Root) -> None:
+    """In place with the time it stood still, or in a new incarnation with the time until that was up; also as JSON."""
+    command = ["swap", "scheduler", "--class", "shortest_first"]
+    assert CliRunner().invoke(app, command).stdout == (
+        "scheduler is now shortest_first: swapped in place, held for 4 ms\n"
+    )
+    assert CliRunner().invoke(app, [*command, "--restart"]).stdout == (
+        "scheduler is now shortest_first: restarted, up again after 1.2 s\n"
+    )
+    result = CliRunner().invoke(app, [*command, "--option", "age = 2", "--json"])
+    assert json.loads(result.stdout) == {
+        "actor": "scheduler",
+        "class": "shortest_first",
+        "in_place": True,
+        "held": 0.0042,
+    }
+    assert [message.settings for message in root.asked if isinstance(message, SwapActor)] == [
+        "",
+        "",
+        '{"options":{"age":"2"}}',
+    ]
+
+
+def test_a_swap_that_fails_names_the_way_out(root: Root) -> None:
+    """The root's reason, and that a new incarnation can do without the handover; an option without a value is refused before."""
+    result = CliRunner().invoke(app, ["swap", "cache", "--class", "a:B"])
+    assert isinstance(result.exception, SwapFailed)
+    assert "goes on as it was: ValueError: no (--restart" in str(result.exception)
+    result = CliRunner().invoke(app, ["swap", "cache", "--class", "a:B", "--option", "age"])
+    assert isinstance(result.exception, ConfigError)
+    assert "--option age: expected KEY=VALUE" in str(result.exception)
+
+
+def test_reload_prints_a_line_for_each_change(root: Root) -> None:
+    """What is in force, what waits for the next start, and what failed, which is the exit code, too."""
+    assert CliRunner().invoke(app, ["reload"]).stdout == "nothing has changed\n"
+    root.reloaded = Reloaded(["scheduler (scheduler.chunk): in place"], ["model.path changes"], ["cache: no"])
+    result = CliRunner().invoke(app, ["reload"])
+    assert (result.exit_code, result.stdout) == (
+        1,
+        "scheduler (scheduler.chunk): in place\nnot yet: model.path changes\nfailed: cache: no\n",
+    )
+    assert json.loads(CliRunner().invoke(app, ["reload", "--json"]).stdout)["failed"] == ["cache: no"]

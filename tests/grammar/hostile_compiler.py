@@ -1,4 +1,4 @@
-"""A compiling process whose engine does what a constraint's source says: `python -m tests.grammar.hostile_compiler`."""
+"""A compiling process whose engine does what a constraint's source says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sgl_actors.actors.grammar.compiler import main
+from sgl_actors.actors.grammar import compiler
 from sgl_actors.errors import InvalidRequest
 from sgl_actors.lang.constraints.constraint import Constraint
 
@@ -61,5 +61,5 @@ class Hostile:
         raise InvalidRequest("regex: unclosed group", param="regex")
 
 
-if __name__ == "__main__":
-    main(Hostile)
+def main() -> None:
+    compiler.main(Hostile)

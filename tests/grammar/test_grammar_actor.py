@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sgl_actors.actors.grammar import actor as grammar_actor
+from sgl_actors.actors.grammar import host
 from sgl_actors.actors.grammar.actor import GrammarActor
 from sgl_actors.actors.grammar.messages import Compile, Compiled
 from sgl_actors.actors.microkernel import Actor, Context, Message, Request
@@ -173,7 +174,7 @@ async def test_without_prepare_the_automaton_comes_back(house: House) -> None:
 
 async def test_nothing_is_started_before_the_first_constraint(house: House) -> None:
     """An idle actor has no process and has asked nobody; then it asks for the vocabulary once."""
-    assert house.grammar._process is None
+    assert house.grammar._host.process is None
     assert (house.tokenizer.asked, house.count("grammar_compiler_bytes")) == (0, 0)
     for source in ("a", "b"):
         await house.ask(source)
@@ -271,11 +272,11 @@ async def test_the_process_is_replaced_after_so_many_jobs(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it keeps or leaks ends with it; and one that died while idle is nobody's fault."""
-    monkeypatch.setattr(grammar_actor, "RECYCLED", 3)
+    monkeypatch.setattr(host, "RECYCLED", 3)
     for number in range(7):
         await house.ask(str(number))
     assert house.count("grammars_compilers_total") == 3
-    process = house.grammar._process
+    process = house.grammar._host.process
     assert process is not None
     os.kill(process.pid, 9)
     await process._process.wait()
@@ -348,7 +349,7 @@ async def test_it_stops_in_the_middle_of_a_job(house: House, gate: Gate) -> None
     """The process ends with it, and its askers hear that it went down."""
     asked = house.ask(gate.source)
     await gate.begun()
-    process = house.grammar._process
+    process = house.grammar._host.process
     assert process is not None
     await house.stop("grammar")
     assert not process.alive

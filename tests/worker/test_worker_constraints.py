@@ -94,8 +94,8 @@ class House:
 
     @property
     def grammars(self) -> Grammars:
-        assert self.worker._runner is not None
-        return self.worker._runner.grammars
+        assert self.worker._engine is not None
+        return self.worker._engine.runner.grammars
 
     async def prepare(self, constraint: Constraint, automaton: bytes) -> None:
         message = Prepare(constraint, automaton)

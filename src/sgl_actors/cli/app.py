@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from sgl_actors.cli.cache_app import Config, Json, NodeName, cache_app, scheduler
+from sgl_actors.cli.keys import keys_app
 from sgl_actors.cli.model_app import model_app
+from sgl_actors.cli.swap_app import reload, swap
 from sgl_actors.errors import ConfigError, InvalidRequest
 
 DEFAULT_FILE = Path("node.toml")
@@ -100,6 +102,45 @@ def run(
 
 
 @app.command()
+def resume(
+    program: Annotated[
+        str | None, typer.Argument(help="Its id; without it all that have not finished.", metavar="ID")
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Only list the programs of the journal.")] = False,
+    prune: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Only forget programs that finished that many days ago.", metavar="DAYS"),
+    ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="Without it, $SGL_ACTORS_JOURNAL or the user's own.", metavar="FILE"),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Run them on the node at this address.", metavar="URL")
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option("--node", help="Run them on the running node of this name.", metavar="NAME")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Have durable programs go on that were interrupted or have failed, where they were.
+
+    They run on the node that they ran on, unless another one is named.
+    """
+    from sgl_actors.actors.programs.journal import journal_file
+    from sgl_actors.cli.resume import forget, resume_programs, show_programs
+
+    file = journal_file("" if journal is None else str(journal))
+    if prune is not None:
+        typer.echo(f"forgot {forget(file, prune)} programs")
+    elif listing:
+        show_programs(file, program, as_json=as_json, stream=sys.stdout)
+    else:
+        failed = resume_programs(file, program, url=url, node=node, as_json=as_json, stream=sys.stdout)
+        raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
 def chat(
     node: NodeName = None,
     config: Config = None,
@@ -165,6 +206,7 @@ def logs(
 
 
 app.add_typer(cache_app, name="cache")
+app.add_typer(keys_app, name="keys")
 app.add_typer(model_app, name="model")
 app.command()(scheduler)
 
@@ -254,6 +296,10 @@ def restart(
 
     asyncio.run(restart_actor(find(node, config), actor))
     typer.echo(f"{actor} is up again")
+
+
+app.command()(swap)
+app.command()(reload)
 
 
 @app.command()

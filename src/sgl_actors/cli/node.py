@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from sgl_actors.actors.microkernel import Context
-from sgl_actors.actors.microkernel.messages import Actors, Done, ListActors, RestartActor, StopNode
+from sgl_actors.actors.microkernel.messages import (
+    Actors,
+    Done,
+    ListActors,
+    RestartActor,
+    StopNode,
+    SwapActor,
+    Swapped,
+)
 from sgl_actors.actors.node.config import default_runtime_dir, load
+from sgl_actors.actors.node.messages import Reload, Reloaded
 from sgl_actors.actors.node.record import NodeRecord, find_node
 from sgl_actors.errors import ActorDown, DeadlineExceeded
 
@@ -17,6 +28,8 @@ ROOT = "root"
 ASK_TIMEOUT = 5.0
 RESTART_TIMEOUT = 660.0
 """Longer than an actor may take to start."""
+RELOAD_TIMEOUT = 1800.0
+"""Several actors may be started, one after the other."""
 GRACE = 30.0
 """Seconds that a node gets, after its drain, to end its processes."""
 OWN_DRAIN = -1.0
@@ -57,6 +70,28 @@ async def restart_actor(record: NodeRecord, actor: str) -> None:
     """Restart an actor and wait until it is up; `InvalidRequest` for a name that the node does not have."""
     async with client(record) as context:
         await context.call(ROOT, RestartActor(actor), Done, timeout=RESTART_TIMEOUT)
+
+
+async def swap_actor(
+    record: NodeRecord, actor: str, path: str, options: Mapping[str, str], *, restart: bool = False
+) -> Swapped:
+    """Have another class take an actor's place; `options` are the class's own, none for those that the actor has.
+
+    Raises:
+        SwapFailed: the actor goes on as it was.
+        ConfigError: the node finds no such class.
+        InvalidRequest: there is no such actor.
+    """
+    settings = msgspec.json.encode({"options": options}).decode() if options else ""
+    async with client(record) as context:
+        ask = SwapActor(actor, path, settings, restart)
+        return await context.call(ROOT, ask, Swapped, timeout=RESTART_TIMEOUT)
+
+
+async def reload_node(record: NodeRecord) -> Reloaded:
+    """Have the node read its node.toml again; `ConfigError` if that is wrong, and then nothing has changed."""
+    async with client(record) as context:
+        return await context.call(ROOT, Reload(), Reloaded, timeout=RELOAD_TIMEOUT)
 
 
 async def stop_node(record: NodeRecord, drain: float | None = None) -> None:
