@@ -25,7 +25,9 @@ START_TIMEOUT = 90.0
 """Seconds a node gets to come up on a busy machine; a bound against hanging, no measure."""
 
 
-def start_node(folder: Path, *settings: str) -> tuple[subprocess.Popen[bytes], NodeRecord]:
+def start_node(
+    folder: Path, *settings: str, config: Path = REPOSITORY / "node.toml"
+) -> tuple[subprocess.Popen[bytes], NodeRecord]:
     """Start `sgl-actors start` with its runtime files in `folder` on a free port and wait until `/health` is 200."""
     command = [
         sys.executable,
@@ -33,7 +35,7 @@ def start_node(folder: Path, *settings: str) -> tuple[subprocess.Popen[bytes], N
         "sgl_actors.cli",
         "start",
         "--config",
-        str(REPOSITORY / "node.toml"),
+        str(config),
         "--port",
         "0",
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 
 class Address(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -15,9 +18,9 @@ class Address(msgspec.Struct, frozen=True, array_like=True, order=True):
         endpoint: transport endpoint of the process that hosts it.
     """
 
-    name: str
-    epoch: int
-    endpoint: str = ""
+    name: Annotated[str, Meta(min_length=1, max_length=4096)]
+    epoch: Annotated[int, Meta(ge=0)]
+    endpoint: Annotated[str, Meta(max_length=512)] = ""
 
     def __str__(self) -> str:
         return f"{self.name}#{self.epoch}"

@@ -48,6 +48,12 @@ class PeerDown(Message):
     endpoint: str
 
 
+class PeerUp(Message):
+    """Broadcast by the root: the client at `endpoint`, which was taken for gone, has said hello again. What it had asked for before is cancelled."""
+
+    endpoint: str
+
+
 class StartActor(Message):
     """Cast from the root to a process: start `path` (see `plugins.load_class`) as `name`. `settings` is JSON, laid over the process's configuration."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from sgl_actors.actors.microkernel.address import Address
-from sgl_actors.actors.microkernel.wire import Envelope, Fault, Kind, Message
+from sgl_actors.actors.microkernel.wire import MOST_CREDIT, Envelope, Fault, Kind, Message
 from sgl_actors.errors import DeadlineExceeded, ProtocolError, SglActorsError
 
 if TYPE_CHECKING:
@@ -89,10 +89,14 @@ class PendingCall(Pending):
 
 
 class PendingStream(Pending):
-    """Items waiting for their consumer; never more than it has granted credit for, and the last one."""
+    """Items waiting for their consumer; never more than it has granted credit for, and the last one.
 
-    def __init__(self, to: Address, owner: Cell, trace: str) -> None:
+    Credit is granted only for what has been consumed, so `credit` bounds what waits; a source that sends more ends the stream.
+    """
+
+    def __init__(self, to: Address, owner: Cell, trace: str, credit: int = MOST_CREDIT) -> None:
         super().__init__(to, owner, trace)
+        self._credit = credit
         self.items: deque[Message] = deque()
         self.error: SglActorsError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -113,7 +117,13 @@ class PendingStream(Pending):
         if kind == Kind.FAULT and isinstance(message, Fault):
             self.fail(message.error())
             return
-        if message is not None:
+        if kind not in (Kind.ITEM, Kind.END) or (kind == Kind.ITEM and message is None):
+            self.fail(ProtocolError(f"{self.to} answered a stream with kind {kind}"))
+            return
+        if kind == Kind.ITEM and len(self.items) >= self._credit:
+            self.fail(ProtocolError(f"{self.to} sent more items than it had credit for ({self._credit})"))
+            return
+        if message is not None and not self.ended:
             self.items.append(message)
         if kind == Kind.END:
             self.finish()
@@ -216,7 +226,7 @@ class Incoming:
 
     def grant(self, credit: int) -> None:
         """The consumer is ready for more."""
-        self.credit += credit
+        self.credit = min(self.credit + credit, MOST_CREDIT)
         for callback in self._on_credit:
             callback()
 

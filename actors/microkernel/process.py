@@ -1,13 +1,11 @@
 """Operating-system processes: how the root starts one, how it ends with its parent, and what runs in it.
 
-A child ignores terminal signals (Ctrl-C reaches the whole group) and ends when told by the root. `PR_SET_PDEATHSIG` has the
-operating system kill it if its parent dies in any way; the parent is checked once more after setting it, for the moment before.
+A child ignores terminal signals (Ctrl-C reaches the whole group) and ends when told by the root, or with it (`actors.child`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
@@ -19,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 import structlog
 
+from sgl_actors.actors.child import command
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.control import KERNEL, Hello, Table
 from sgl_actors.actors.microkernel.kernel import KernelActor
@@ -27,16 +26,6 @@ from sgl_actors.actors.microkernel.system import System
 from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
 
 T = TypeVar("T")
-
-PR_SET_PDEATHSIG = 1
-
-ENTRY = """import sys
-sys.modules["rich"] = None
-import structlog
-del sys.modules["rich"]
-from sgl_actors.actors.microkernel.process import main
-main()"""
-"""What a child runs. structlog imports rich where that is installed, for terminals: a third of the time until a process says hello."""
 
 KERNEL_CRASHED = 70
 """Exit code of a process whose kernel actor has crashed."""
@@ -59,14 +48,6 @@ class Boot(msgspec.Struct, frozen=True):
         return actor_logger(
             self.log_dir, address.name, address.epoch, level=self.log_level, max_bytes=self.log_size
         )
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel send SIGKILL when `parent` dies; exits at once if it is dead already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class Launched(Protocol):
@@ -101,8 +82,7 @@ class Process:
         self.endpoint = boot.endpoint
         self.ended = asyncio.Event()
         self._on_exit = on_exit
-        command = [sys.executable, "-c", ENTRY, str(os.getpid())]
-        self._popen = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
+        self._popen = subprocess.Popen(command(__name__), stdin=subprocess.PIPE)  # noqa: S603 - our own module
         assert self._popen.stdin is not None
         self._popen.stdin.write(msgspec.json.encode(boot))
         self._popen.stdin.close()
@@ -142,6 +122,14 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def runs(pid: int) -> bool:
+    """Whether a process of this machine is there, even if it is stopped; a zombie runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (OSError, IndexError):
+        return False
+
+
 async def live(boot: Boot) -> None:
     """A child's whole life: say hello to the root, run what it says, end when it says so."""
     terminated = asyncio.Event()
@@ -169,8 +157,7 @@ async def live(boot: Boot) -> None:
 
 
 def main() -> None:
-    """Entry of a child process: `python -c ENTRY PARENT_PID < boot.json`."""
-    die_with_parent(int(sys.argv[1]))
+    """Entry of a child process; its `Boot` is on its standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     boot = msgspec.json.decode(sys.stdin.buffer.read(), type=Boot)

@@ -6,7 +6,7 @@ from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.errors import ActorDown, NodeGone
 
 GONE = 4096
-"""Endpoints of processes that have ended are remembered up to this many; an endpoint is never used twice."""
+"""Endpoints of processes that have ended are remembered up to this many; only a client comes back to the one it had."""
 
 
 class Registry:
@@ -57,6 +57,10 @@ class Registry:
         if len(self.gone) > GONE:
             del self.gone[next(iter(self.gone))]
         return [address for address in self.names.values() if address.endpoint == endpoint]
+
+    def back(self, endpoint: str) -> None:
+        """A client that was taken for gone is there."""
+        self.gone.pop(endpoint, None)
 
     def resolve(self, name: str) -> Address:
         """The holder of `name`.

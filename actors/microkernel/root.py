@@ -14,7 +14,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,6 +28,7 @@ from sgl_actors.actors.microkernel.control import (
     NameDown,
     NameUp,
     PeerDown,
+    PeerUp,
     StartActor,
     StopActor,
     SwapClass,
@@ -35,6 +36,8 @@ from sgl_actors.actors.microkernel.control import (
     Terminate,
 )
 from sgl_actors.actors.microkernel.hosts import HUNG, Hosted, Vigil
+from sgl_actors.actors.microkernel.ipc import PREFIX as IPC
+from sgl_actors.actors.microkernel.ipc import socket_path
 from sgl_actors.actors.microkernel.messages import (
     ActorRow,
     Actors,
@@ -45,7 +48,7 @@ from sgl_actors.actors.microkernel.messages import (
     SwapActor,
     Swapped,
 )
-from sgl_actors.actors.microkernel.process import Boot, Launched, Process, resident_bytes
+from sgl_actors.actors.microkernel.process import Boot, Launched, Process, resident_bytes, runs
 from sgl_actors.actors.microkernel.record import ProcessRecord, Record, Recorded
 from sgl_actors.actors.microkernel.supervisor import Begin, ChildSpec, Effect, Supervisor
 from sgl_actors.actors.microkernel.swap import LEAVE_TIMEOUT, SETTLE_TIMEOUT
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
 
 ROOT = "root"
+LOOK = 2.0
+"""Seconds between two looks whether a client whose connection broke is dead; as long as it is not, it may go on."""
 START_SLACK = 5.0
 """Seconds beyond an actor's own start deadline after which its process is killed."""
 
@@ -92,6 +97,7 @@ class Root(Actor):
         self._on_done: Callable[[], None] = config["on_done"]
         self._launch: Callable[[Boot, Callable[[int], None]], Launched] = config.get("launch", Process)
         self._hosts: dict[str, Hosted] = {}
+        self._doubted: set[str] = set()
         self._vigil = Vigil(context, self._hosts)
         self._epochs = itertools.count(1)
         self._incarnations = itertools.count(1)
@@ -137,12 +143,16 @@ class Root(Actor):
     # -- processes ----------------------------------------------------------------------------------------
 
     def _hello(self, message: Hello) -> Table:
+        self.system.transport.watch(message.endpoint)
         host = self._hosts.get(message.endpoint)
         if host is None:
             host = self._hosts[message.endpoint] = Hosted(message.process, message.endpoint)
+            if message.client and message.endpoint in self.system.registry.gone:
+                self.log.info("client is back", process=message.process)
+                self.system.registry.back(message.endpoint)
+                self._broadcast(PeerUp(message.endpoint))
         host.hello = True
         host.pid = message.pid
-        self.system.transport.watch(message.endpoint)
         if host.process is not None:
             self.ctx.task(self._vigil.pulse(host), name=f"pulse {host.name}")
             for name in host.starting:
@@ -161,9 +171,17 @@ class Root(Actor):
             return
         if host.process is not None:
             host.process.kill()
+        elif endpoint.startswith(IPC) and socket_path(endpoint).exists() and runs(host.pid):
+            if endpoint not in self._doubted:  # it was stopped, or this process was, and it has not left
+                self._doubted.add(endpoint)
+                asyncio.get_running_loop().call_later(LOOK, self._look_again, endpoint)
         else:
             self.log.info("client gone", process=host.name)
             self._forget(host)
+
+    def _look_again(self, endpoint: str) -> None:
+        self._doubted.discard(endpoint)
+        self._lost(endpoint)
 
     def _forget(self, host: Hosted) -> None:
         if self._hosts.pop(host.endpoint, None) is not None:
@@ -403,7 +421,7 @@ class Root(Actor):
         if host is None or address is None or child.state != "running":
             raise SwapFailed(f"{name} is {child.state}, not running")
         path = message.path or child.spec.path
-        settings = message.settings or child.spec.settings
+        settings = overlaid(child.spec.settings, message.settings, same_class=path == child.spec.path)
         spec = msgspec.structs.replace(child.spec, path=path, settings=settings)
         if not message.restart:
             swap = SwapClass(name, address.epoch, path, spec.start_timeout, settings)
@@ -492,6 +510,15 @@ class Root(Actor):
             process.kill()
         for process in processes:
             await process.ended.wait()
+
+
+def overlaid(settings: str, changes: str, *, same_class: bool) -> str:
+    """An actor's own sections with others laid over them, as JSON; what was meant for another class alone is left out."""
+    sections: dict[str, Any] = msgspec.json.decode(settings) if settings else {}
+    if not same_class:
+        sections.pop("options", None)
+    sections |= msgspec.json.decode(changes) if changes else {}
+    return msgspec.json.encode(sections).decode() if sections else ""
 
 
 def root_endpoint(socket_dir: Path) -> str:

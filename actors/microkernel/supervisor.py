@@ -102,7 +102,9 @@ class Supervisor:
     def ready(self) -> bool:
         """Every child that should run does; one that was added counts once it has."""
         return not self.closing and all(
-            child.state == "running" or child.fresh or (child.state == "idle" and child.spec.restart != "permanent")
+            child.state == "running"
+            or child.fresh
+            or (child.state == "idle" and child.spec.restart != "permanent")
             for child in self.children.values()
         )
 

@@ -94,7 +94,7 @@ async def swap(cell: Cell, new: type[Actor], config: Mapping[str, Any], timeout:
     except BaseException as error:
         if cell.actor is old and cell.state == "running":
             old.resume()
-        if isinstance(error, asyncio.CancelledError | SwapFailed):
+        if not isinstance(error, Exception):
             raise
         cell.log.warning("swap failed", successor=new.__qualname__, exc_info=error)
         why = error.message if isinstance(error, SglActorsError) else f"{type(error).__name__}: {error}"

@@ -21,7 +21,7 @@ import structlog
 from sgl_actors.actors.microkernel.actor import Actor, Request
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.cell import Cell, Exit
-from sgl_actors.actors.microkernel.control import KERNEL, Accepted, NameDown, NameUp, PeerDown
+from sgl_actors.actors.microkernel.control import KERNEL, Accepted, Hello, NameDown, NameUp, PeerDown, PeerUp
 from sgl_actors.actors.microkernel.exchange import Incoming, Pending, PendingCall, PendingStream
 from sgl_actors.actors.microkernel.mailbox import Put
 from sgl_actors.actors.microkernel.record import Recorder
@@ -49,6 +49,12 @@ LoggerFactory = Callable[[Address], structlog.stdlib.BoundLogger]
 
 TOMBSTONES = 4096
 """Cancels for ids that have not arrived are remembered up to this many."""
+
+OPEN = 65536
+"""Questions from other actors that are open in this process at most."""
+
+WATCHERS = 4096
+"""Actors of other processes that monitor one incarnation at most."""
 
 
 class Outside(Actor):
@@ -215,6 +221,10 @@ class System:
             pending.fail(error)
             self._drop_pending(id_)
 
+    def interrupt(self, error: SglActorsError) -> None:
+        """The way to all others broke off for a while: who waits for an answer gets `error`, and may ask again."""
+        self._fail_pending(lambda to: to.endpoint != self.endpoint, error)
+
     def peer_down(self, endpoint: str, error: SglActorsError | None = None) -> None:
         """A process is gone with all that was in it."""
         for address in self.registry.forget_process(endpoint):
@@ -370,7 +380,7 @@ class System:
         self, cell: Cell, to: str | Address, message: Message, *, timeout: float, credit: int, trace: str
     ) -> AsyncIterator[Message]:
         """See `Context.stream`."""
-        pending = PendingStream(self.resolve(to), cell, trace)
+        pending = PendingStream(self.resolve(to), cell, trace, credit)
         id_ = self._ask(Kind.STREAM, pending, message, timeout=timeout, control=False, credit=credit)
         used = 0
         try:
@@ -427,8 +437,9 @@ class System:
                 fault = msgspec.structs.replace(envelope, kind=Kind.FAULT, tag=Fault.TAG)
                 self._send(fault, Fault.of(error), reserved=True)
 
-    def deliver(self, frames: Frames) -> None:
-        """Take frames from the transport. What cannot be decoded is counted and dropped."""
+    def deliver(self, frames: Frames) -> int:
+        """Take frames from the transport. What cannot be decoded is counted and dropped; returns how much that was."""
+        before = self.counters["protocol_errors"]
         for index in range(0, len(frames) - 1, 2):
             try:
                 envelope = decode_envelope(frames[index])
@@ -447,6 +458,7 @@ class System:
                 self.route(envelope, message)
             except Exception as error:  # noqa: BLE001 - whatever a peer sends, the pump goes on
                 self._bad_frame(error)
+        return self.counters["protocol_errors"] - before
 
     def _bad_frame(self, error: Exception) -> None:
         self.counters["protocol_errors"] += 1
@@ -494,9 +506,13 @@ class System:
                 self._send(
                     Envelope(VERSION, Kind.DOWN, 0, envelope.frm, envelope.to, Down.TAG), down, reserved=True
                 )
+            elif len(self._monitors.get(envelope.to, ())) >= WATCHERS:
+                raise ProtocolError(f"more than {WATCHERS} monitor {envelope.to}")
             else:
                 self._monitors.setdefault(envelope.to, set()).add(envelope.frm)
         elif kind == Kind.DOWN and isinstance(message, Down):
+            if message.address.endpoint != envelope.frm.endpoint:
+                raise ProtocolError("tells the end of an incarnation that is not its own")
             self.address_down(message.address, message.reason)
         else:
             raise ProtocolError(f"kind {kind}")
@@ -510,6 +526,8 @@ class System:
                 self.name_down(message.address, message.reason)
             case PeerDown():
                 self.peer_down(message.endpoint)
+            case PeerUp():
+                self.registry.back(message.endpoint)
             case _:
                 return False
         return True
@@ -521,7 +539,8 @@ class System:
         return cell
 
     def _route_request(self, envelope: Envelope, message: Message) -> None:
-        if self.registry.is_over(envelope.frm):
+        returns = isinstance(message, Hello) and message.client  # it was taken for gone
+        if self.registry.is_over(envelope.frm) and not returns:
             self._dead_letter("sender's epoch is over", str(envelope.frm), envelope.tag)
             return
         cell = self._cell(envelope.to)
@@ -532,6 +551,12 @@ class System:
         key = (envelope.frm.endpoint, envelope.id)
         if envelope.kind != Kind.CAST and key in self._tombstones:
             del self._tombstones[key]
+            return
+        if envelope.kind in (Kind.CALL, Kind.STREAM) and key in self._incoming:
+            self.counters["doubled"] += 1
+            return
+        if len(self._incoming) >= OPEN:
+            self._refuse(envelope, Overloaded(f"{OPEN} questions are open in this process"))
             return
         request = Incoming(self, cell, envelope, message)
         sends = envelope.kind == Kind.SEND

@@ -7,14 +7,21 @@ straight into the right type. Nothing on the wire is `Any`, and nothing is ever 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, ClassVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, dataclass_transform
 
 import msgspec
+from msgspec import Meta
 
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.errors import ProtocolError, SglActorsError, error_class
 
 VERSION = 1
+
+MOST_CREDIT = 1 << 20
+"""Items that a stream's consumer may grant at a time."""
+
+LONGEST = 1e9
+"""Seconds of a timeout at most."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -67,21 +74,23 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
         frm: sender, with the endpoint that answers go to.
         tag: type of the payload, "" without one.
         control: whether it takes the control lane.
-        timeout: seconds left until the deadline when it was sent; 0 for none.
+        timeout: seconds left until the deadline when it was sent, negative if it had passed; 0 for none.
         trace: id that ties together all work done for one outside request.
         credit: items a stream's consumer is ready to take (STREAM, CREDIT).
+
+    The ranges are checked when an envelope is decoded: a quarter of mutated frames still are msgpack of the right types.
     """
 
     v: int
-    kind: int
-    id: int
+    kind: Annotated[int, Meta(ge=0, le=len(Kind) - 1)]
+    id: Annotated[int, Meta(ge=0)]
     to: Address
     frm: Address
-    tag: str = ""
+    tag: Annotated[str, Meta(max_length=256)] = ""
     control: bool = False
-    timeout: float = 0.0
-    trace: str = ""
-    credit: int = 0
+    timeout: Annotated[float, Meta(ge=-LONGEST, le=LONGEST)] = 0.0
+    trace: Annotated[str, Meta(max_length=4096)] = ""
+    credit: Annotated[int, Meta(ge=0, le=MOST_CREDIT)] = 0
 
 
 class Fault(Message):
@@ -130,7 +139,7 @@ def decode_envelope(frame: bytes | memoryview) -> Envelope:
     """Decode the routing frame; `ProtocolError` for garbage or another version."""
     try:
         envelope = _envelopes.decode(frame)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise ProtocolError(f"envelope: {error}") from None
     if envelope.v != VERSION:
         raise ProtocolError(f"envelope version {envelope.v}, this process speaks {VERSION}")

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from sgl_actors.actors.microkernel.cell import Cell
-from sgl_actors.actors.microkernel.process import die_with_parent, run_loop
+from sgl_actors.actors.microkernel.process import run_loop
 from sgl_actors.actors.node.banner import Progress, describe_model, describe_ready, describe_start
 from sgl_actors.actors.node.config import NodeConfig, load
 from sgl_actors.actors.node.embedded import EmbeddedRequest, Ready
@@ -125,13 +125,8 @@ def _answer(ready: Ready) -> None:
 
 
 def embedded() -> int:
-    """Entry of an embedded node's process: `python -m sgl_actors.actors.node.main PARENT_PID < request.json`."""
-    die_with_parent(int(sys.argv[1]))
+    """Entry of an embedded node's process; its `EmbeddedRequest` is on its standard input."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=EmbeddedRequest)
     sys.stdin.close()
     code: int = run_loop(_embedded(request))
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(embedded())

@@ -30,12 +30,14 @@ class LoadModel(Message):
         name: what requests call it; "" for its own name.
         replace: it becomes the default; the one that was gets no new requests, finishes those it has, and is unloaded.
         memory: bytes of its KV pool; 0 for as much as `[cache] memory` says.
+        named: refuse what is no name of a model on this machine (who asks from outside names no files).
     """
 
     path: str
     name: str = ""
     replace: bool = False
     memory: int = 0
+    named: bool = False
 
 
 class UnloadModel(Message):

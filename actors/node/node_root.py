@@ -27,7 +27,7 @@ from sgl_actors.actors.node.messages import (
     Reloaded,
     UnloadModel,
 )
-from sgl_actors.actors.node.models import resolve
+from sgl_actors.actors.node.models import catalogue, resolve
 from sgl_actors.actors.node.stacks import MARK, STACK, Stacks
 from sgl_actors.actors.scheduler.messages import Drain, Drained
 from sgl_actors.errors import ConfigError, InvalidRequest, SglActorsError
@@ -91,6 +91,12 @@ class NodeRoot(Root):
         """Start a model's actors; it serves once all are up."""
         if not all(name in self._config.actors for name in STACK):
             raise InvalidRequest("this node serves no model, and so cannot load one beside it")
+        known = [row.name for row in catalogue() if row.path]
+        if message.named and message.path not in known:
+            raise InvalidRequest(
+                f"model: {message.path!r} is no model on this machine that has a name: {', '.join(known)}",
+                param="model",
+            )
         found = resolve(message.path)
         row = self._stacks.add(message, found)
         specs = stacks.specs(row, self._config.actors, self._config.to_builtins(), message.memory)
@@ -167,9 +173,11 @@ class NodeRoot(Root):
     def _spec(self, change: reload.Change, suffix: str) -> ChildSpec:
         spec = change.spec
         own = msgspec.structs.replace(spec, process=f"{spec.process}{suffix}")
-        return own.child(
-            f"{change.actor}{suffix}", {**self._sections(change.actor, suffix), **change.sections}
-        )
+        known = self._sections(change.actor, suffix)
+        for section, values in change.sections.items():
+            fixed = {key: known[section][key] for key in reload.FIXED.get(section, ()) if section in known}
+            known[section] = {**values, **fixed}
+        return own.child(f"{change.actor}{suffix}", {**known, "options": spec.options})
 
     def _sections(self, actor: str, suffix: str) -> dict[str, Any]:
         """What an actor of a model that was loaded later knows beside its process's configuration."""

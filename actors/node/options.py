@@ -28,6 +28,10 @@ class NodeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         log_level: least level that is written.
         log_size: bytes per log file (also "16MiB"); one older file per actor is kept.
         drain: seconds that running requests get when the node stops.
+        listen: ``"tcp://host:port"`` at which clients with one of the `peers`' keys reach the node; "" for its own user's only.
+        key: file with the node's secret key (`sgl-actors keys new`); a relative path counts from node.toml's folder.
+        peers: public keys by name of who may come in; see `node.peers.Peer`.
+        insecure_tcp: listen without keys and unencrypted, on loopback: every user of this machine is let in.
     """
 
     name: str = "node"
@@ -36,6 +40,10 @@ class NodeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_size: int = 16 << 20
     drain: float = 10.0
+    listen: str = ""
+    key: str = ""
+    peers: dict[str, Any] = {}
+    insecure_tcp: bool = False
 
 
 class SupervisorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,3 +100,9 @@ DEFAULT_ACTORS: dict[str, ActorSpec] = {
     "gateway": ActorSpec("sgl_actors.actors.gateway.actor:GatewayActor"),
 }
 """The seven actors of a node in the order in which they start; they stop in the reverse order."""
+
+BRIDGE = "bridge"
+OPTIONAL_ACTORS: dict[str, ActorSpec] = {
+    BRIDGE: ActorSpec("sgl_actors.actors.node.bridge:BridgeActor"),
+}
+"""Actors that a node has only if it is set so: the bridge with `[node] listen`. They start after the others."""

@@ -20,12 +20,15 @@ from sgl_actors.actors.gateway.messages import Options as GatewayOptions
 from sgl_actors.actors.grammar.messages import Options as GrammarOptions
 from sgl_actors.actors.microkernel.plugins import GROUP
 from sgl_actors.actors.node.options import (
+    BRIDGE,
     DEFAULT_ACTORS,
     LEAST_STALL,
+    OPTIONAL_ACTORS,
     ActorSpec,
     NodeOptions,
     SupervisorOptions,
 )
+from sgl_actors.actors.node.peers import check_node, resolve_peers
 from sgl_actors.actors.node.sources import ACTORS, TENANTS, Setting
 from sgl_actors.actors.node.tenants import check_tenant, digest_key
 from sgl_actors.actors.scheduler.messages import Options as SchedulerOptions
@@ -169,6 +172,7 @@ class Draft:
             if checked is not None:
                 where, field, value = checked
                 target[where][field] = value
+        self._check_listen(values["node"], specs)
         actors = {name: self._actor(name, spec) for name, spec in specs.items()}
         self._check_tenants(values[TENANTS])
         if self._problems:
@@ -195,7 +199,33 @@ class Draft:
         if field not in fields:
             raise problem(setting, "unknown key", field, fields, _elsewhere(field))
         pattern = f"{ACTORS}.*.{field}" if section == ACTORS else setting.key
-        return where, field, _convert(setting, RANGES.get(pattern, fields[field]), is_size=pattern in SIZES)
+        value = _convert(setting, RANGES.get(pattern, fields[field]), is_size=pattern in SIZES)
+        return where, field, self._with_keys(setting, value)
+
+    def _with_keys(self, setting: Setting, value: Any) -> Any:
+        """Files of keys are looked for from where the setting stands; of peers' only what is in them goes on from here."""
+        folder = Path() if setting.is_text else self._folder
+        try:
+            if setting.key == "node.key" and value:
+                return str((folder / Path(value).expanduser()).absolute())
+            if setting.key == "node.peers":
+                return msgspec.to_builtins(resolve_peers(value, folder))
+        except ConfigError as error:
+            raise problem(setting, error.message) from None
+        return value
+
+    def _check_listen(self, node: Mapping[str, Any], specs: dict[str, dict[str, Any]]) -> None:
+        """Whoever listens on tcp has keys, and the bridge is there for nothing else."""
+        listen = self._settings.get(("node", "listen"))
+        if node.get("listen") and listen is not None:
+            specs.setdefault(BRIDGE, {})
+            try:
+                check_node(node)
+            except ConfigError as error:
+                self._problems.append(problem(listen, error.message).message)
+        elif BRIDGE in specs:
+            setting = next(one for path, one in self._settings.items() if path[:2] == (ACTORS, BRIDGE))
+            self._problems.append(problem(setting, "the bridge needs [node] listen").message)
 
     def _tenant(self, setting: Setting) -> tuple[str, str, str] | None:
         """Return (section, name, digest of the key), None for an empty table."""
@@ -229,7 +259,7 @@ class Draft:
 
     def _actor(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         """Complete one actor's spec with its defaults."""
-        default = DEFAULT_ACTORS.get(name)
+        default = DEFAULT_ACTORS.get(name) or OPTIONAL_ACTORS.get(name)
         if default is None and "class" not in spec:
             origin = next(s.origin for path, s in self._settings.items() if path[:2] == (ACTORS, name))
             setting = Setting((ACTORS, name), None, origin)

@@ -102,11 +102,16 @@ class PayloadTooLarge(SglActorsError):
 
 
 class Overloaded(SglActorsError):
-    """A bounded queue is full. Wait a moment and retry."""
+    """A bounded queue is full. Wait a moment and retry.
+
+    Attributes:
+        retry_after: seconds to wait, as far as whoever raised it can tell; 0 if not. It is an HTTP header, and does not travel between actors.
+    """
 
     code = "overloaded"
     status = 429
     retryable = True
+    retry_after: float = 0.0
 
 
 class NotReady(SglActorsError):

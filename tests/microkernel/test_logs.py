@@ -78,6 +78,25 @@ def test_texts_of_users_are_written_as_length_and_hash(tmp_path: Path) -> None:
     assert line["output"] == 7
 
 
+def test_a_traceback_does_not_quote_at_length(tmp_path: Path) -> None:
+    """The message of an exception keeps its words and loses what it quotes at length, in causes and groups, too; frames stay."""
+    log = actor_logger(tmp_path, "a", 1)
+    prompt = "a prompt that nobody else may read"
+    try:
+        try:
+            dict[str, str]()[prompt]
+        except KeyError as error:
+            raise ExceptionGroup("several", [ValueError(f"no number: {prompt!r}, 'short'")]) from error
+    except ExceptionGroup as group:
+        log.exception("by hand", exc_info=group)
+        log.warning("here", exc_info=True)
+    for line in lines(log_path(tmp_path, "a")):
+        assert prompt not in line["exception"]
+        assert "KeyError: '… 34 characters'" in line["exception"]
+        assert "ValueError: no number: '… 34 characters', 'short'" in line["exception"]
+        assert __file__ in line["exception"]
+
+
 def test_a_file_is_bounded_and_one_older_one_is_kept(tmp_path: Path) -> None:
     """A full file is moved aside; together they never hold more than twice the bound, and the newest line is there."""
     log = actor_logger(tmp_path, "a", 1, max_bytes=1000)
@@ -102,21 +121,44 @@ def test_a_file_that_another_process_has_moved_aside_is_left_alone(tmp_path: Pat
     two.close()
 
 
-def test_a_full_disk_drops_lines_and_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no room left the actor goes on; lines are counted as dropped, and written again when there is room."""
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
+def test_a_volume_that_takes_nothing_drops_lines_and_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The actor goes on; lines are counted as dropped, and once there is room again one line says how many and why."""
     log = actor_logger(tmp_path, "a", 1)
     log.info("before")
     write = os.write
 
     def full(_fd: int, _data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "write", full)
     log.info("lost")
+    log.info("lost too")
     monkeypatch.setattr(os, "write", write)
     log.info("after")
-    assert [line["event"] for line in lines(log_path(tmp_path, "a"))] == ["before", "after"]
-    assert statistics() == {"log_lines": 2.0, "log_dropped": 1.0}
+    log.info("later")
+    _, notice, *rest = lines(log_path(tmp_path, "a"))
+    assert (notice["event"], notice["level"]) == ("log lines are missing", "warning")
+    assert (notice["actor"], notice["epoch"], notice["missing"], notice["why"]) == (
+        "a",
+        1,
+        2,
+        os.strerror(code),
+    )
+    assert [line["event"] for line in rest] == ["after", "later"]
+    assert statistics() == {"log_lines": 4.0, "log_dropped": 2.0}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_device_that_is_full_ends_nobody() -> None:
+    """The system's own full device refuses every line."""
+    file = LogFile(Path("/dev/full"))
+    for _ in range(3):
+        file.write(b"x")
+    file.close()
+    assert (file.lines, file.dropped) == (0, 3)
 
 
 def test_a_line_that_was_cut_off_does_not_spoil_the_next(

@@ -13,7 +13,14 @@ from sgl_actors.actors.microkernel.transport import LocalHub, LocalTransport
 from sgl_actors.actors.node.client import NodeClient, merge
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate
-from sgl_actors.errors import ActorDown, ContextLengthExceeded, DeadlineExceeded
+from sgl_actors.errors import (
+    ActorDown,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    NotReady,
+    Overloaded,
+    SglActorsError,
+)
 
 TOTAL = 10
 
@@ -83,6 +90,47 @@ async def test_tokens_once_over_a_restart(system: System) -> None:
     one, two = kind.asked
     assert (one.id, one.sampling.seed) == (two.id, two.sampling.seed)
     assert two.output == [0, 1, 2, 3]
+
+
+class Recovering(Tokens):
+    """After its death it refuses the first askers, one way and the other."""
+
+    refusals: list[SglActorsError] = []
+
+    async def receive(self, message: Message, request: Request) -> Message | None:
+        if self.refusals and self.asked:
+            error = self.refusals.pop(0)
+            if len(self.refusals) % 2:
+                raise error
+            request.end(Chunk(0, [], "", finish=Finish("error", code=error.code, message=error.message)))
+            return None
+        return await super().receive(message, request)
+
+
+async def test_a_refusal_after_a_restart_is_part_of_it(system: System) -> None:
+    """A request that had its place asks until it has it again, however it is refused; each token comes once."""
+    refusals = [Overloaded("full"), NotReady("no model"), NotReady("no worker"), Overloaded("full")]
+    kind = type("Kind", (Recovering,), {"asked": [], "dies_after": 4, "refusals": refusals})
+    first = system.spawn(kind, "tokenizer")
+    client = NodeClient(system.spawn(Outside, "asker").context)
+
+    async def restart() -> None:
+        await first.ended.wait()
+        system.spawn(kind, "tokenizer")
+
+    restarting = asyncio.create_task(restart())
+    whole = await client.complete(Generate("r1", text="x"), timeout=10)
+    await restarting
+    assert whole.token_ids == list(range(TOTAL))
+    assert refusals == []
+
+
+async def test_a_first_refusal_is_the_caller_s(system: System) -> None:
+    """Without a fault before it, no room means no room."""
+    system.spawn(tokens(error=Finish("error", code="overloaded", message="full")), "tokenizer")
+    client = NodeClient(system.spawn(Outside, "asker").context)
+    with pytest.raises(Overloaded, match="full"):
+        await client.complete(Generate("r1", text="x"), timeout=10)
 
 
 async def test_error_finish_is_raised(system: System) -> None:

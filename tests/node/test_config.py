@@ -135,7 +135,11 @@ def test_values_come_from_the_strongest_source(write: Callable[[str], Path]) -> 
         ),
         ("actors = 1\n", 1, "actors: expected a table [actors.NAME] with key = value lines"),
         ("[actors.cache]\nclass = 'nope:X'\n", 2, "actors.cache.class: no module nope"),
-        ("[actors.cache]\nclass = 'X'\n", 2, "actors.cache.class: expected package.module:Class or the name of an installed plugin, got 'X'"),
+        (
+            "[actors.cache]\nclass = 'X'\n",
+            2,
+            "actors.cache.class: expected package.module:Class or the name of an installed plugin, got 'X'",
+        ),
         (
             '[actors."worker/1"]\nprocess = "x"\n',
             1,
