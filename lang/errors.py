@@ -5,8 +5,8 @@ from __future__ import annotations
 from sgl_actors.errors import ProgramError, SglActorsError, UnknownVariable
 
 __all__ = [
-    "BodyFailed", "BranchCancelled", "BudgetExceeded", "InvalidPrimitive", "PrimitiveFailed", "ProgramError", "StreamEnded",
-    "UnknownVariable", "UnresolvedVariable", "UnsupportedMedia", "cause_of",
+    "BodyFailed", "BranchCancelled", "BudgetExceeded", "InvalidPrimitive", "PrimitiveFailed", "ProgramChanged", "ProgramError",
+    "StreamEnded", "UnknownVariable", "UnresolvedVariable", "UnsupportedMedia", "cause_of",
 ]  # fmt: skip
 
 
@@ -69,6 +69,24 @@ class PrimitiveFailed(ProgramError):
     """
 
     code = "primitive_failed"
+
+
+class ProgramChanged(ProgramError):
+    """A durable program is not the one that its journal has recorded under that id. Run it under a new id, or put it back as it was.
+
+    It is another function or has other arguments, or a primitive asks for something else than before; the message says which.
+
+    Example:
+        >>> @function
+        ... async def greet(s, name):
+        ...     s += f"Dear {name}, " + gen("greeting")
+        >>> state = await greet.run("Ada", durable="journal.db", id="first")
+        >>> await greet.run("Bob", durable="journal.db", id="first")
+        Traceback (most recent call last):
+        ProgramChanged: program 'first' is recorded with other arguments; take another id
+    """
+
+    code = "program_changed"
 
 
 class BranchCancelled(ProgramError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 from sgl_actors.lang.errors import InvalidPrimitive
@@ -21,6 +21,7 @@ class FinishedState:
         program: its name.
         value: what the body returned.
         seed: what it ran with; `run(seed=…)` repeats it.
+        warnings: what went wrong beside it: that not all of a durable program is recorded.
 
     Example:
         >>> @function
@@ -32,10 +33,16 @@ class FinishedState:
     """
 
     def __init__(
-        self, outcome: Outcome, program: str, value: Any = None, seed: int = 0, usage: Usage | None = None
+        self,
+        outcome: Outcome,
+        program: str,
+        value: Any = None,
+        seed: int = 0,
+        usage: Usage | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
         self._outcome, self._usage = outcome, usage
-        self.program, self.value, self.seed = program, value, seed
+        self.program, self.value, self.seed, self.warnings = program, value, seed, list(warnings)
 
     def __repr__(self) -> str:
         return f"<FinishedState of {self.program}: {', '.join(self.variables) or 'no variables'}>"

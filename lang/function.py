@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, cast, overload
+
+import msgspec
 
 from sgl_actors.errors import ActorDown, DeadlineExceeded, ProgramError, SglActorsError
 from sgl_actors.lang.arguments import (
@@ -25,13 +28,14 @@ from sgl_actors.lang.batch import AHEAD, check_limit, run_in_order
 from sgl_actors.lang.body import BodyOverdue, run_body
 from sgl_actors.lang.budget import Budget
 from sgl_actors.lang.caller import placed, raised_at
+from sgl_actors.lang.durable import Past, durable_of, pack_value, unpack_value
 from sgl_actors.lang.errors import BodyFailed, BudgetExceeded, InvalidPrimitive, UnresolvedVariable
 from sgl_actors.lang.finished import FinishedState
 from sgl_actors.lang.graph import Recording, sketch
 from sgl_actors.lang.ir import Expression, Gen, SamplingArgs, check_text
 from sgl_actors.lang.pending import Pending
 from sgl_actors.lang.protocols import Run, RunOptions, Runtime, check_backend, default_runtime
-from sgl_actors.lang.results import describe
+from sgl_actors.lang.results import describe, unknown
 from sgl_actors.lang.state import ProgramState
 
 GRACE = 1.0
@@ -44,7 +48,7 @@ Batch = Iterable[Mapping[str, Any] | Sequence[Any]]
 Body = Callable[Concatenate[ProgramState, P], Any]
 
 OPTIONS = frozenset(
-    {"backend", "max_new_tokens", *RunOptions.__struct_fields__, *SamplingArgs.__struct_fields__}
+    {"backend", "id", "max_new_tokens", *RunOptions.__struct_fields__, *SamplingArgs.__struct_fields__}
     - {"sampling"}
 )
 """Keyword arguments of `run` that are about the run, unless the body has a parameter of that name."""
@@ -79,6 +83,10 @@ class Function(Generic[P]):
     def __repr__(self) -> str:
         return f"<function {self.name}{self._signature}>"
 
+    def with_arguments(self, arguments: Mapping[str, Any]) -> Program:
+        """As `bind`, with arguments by name that were checked before."""
+        return Program(self.body, self.name, self._signature, arguments)
+
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Program:
         """Give it its arguments; what is missing can be given to `Program.run`."""
         try:
@@ -90,7 +98,7 @@ class Function(Generic[P]):
         for parameter in self._signature.parameters.values():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(parameter.name, {}))
-        return Program(self.body, self.name, self._signature, arguments)
+        return self.with_arguments(arguments)
 
     async def run(self, *args: Any, **kwargs: Any) -> FinishedState:
         """Run it with these arguments. The options of `Program.run` are taken here, too; `bind` is what type checkers know."""
@@ -157,13 +165,17 @@ class Function(Generic[P]):
             progress_bar: show one while standard error is a terminal.
             max_concurrency: programs at the same time.
             return_exceptions: put an item's `SglActorsError` in its place; else the first one ends the batch and is raised.
-            options: as for `Program.run`, for every item; with a `seed`, item i runs with seed + i.
+            options: as for `Program.run`, for every item; with a `seed`, item i runs with seed + i, with an `id`, as id-i.
         """
         programs = [self.bind(**item) if isinstance(item, Mapping) else self.bind(*item) for item in batch]  # type: ignore[call-arg]
         seed = options.pop("seed", None)
 
+        own = options.pop("id", None)
+
         async def one(index: int) -> FinishedState:
-            return await programs[index].run(**options, seed=None if seed is None else seed + index)
+            named = None if own is None else f"{own}-{index}"
+            drawn = None if seed is None else seed + index
+            return await programs[index].run(**options, seed=drawn, id=named)
 
         title = self.name if progress_bar else None
         check_limit(max_concurrency)
@@ -217,6 +229,8 @@ class Program:
         cache_salt: str = "",
         fork_hint: bool = True,
         budget: Budget = UNLIMITED,
+        durable: bool | str | os.PathLike[str] = False,
+        id: str | None = None,  # noqa: A002 - a run's option, never called
         **options: Any,
     ) -> FinishedState:
         """Run it to its end.
@@ -231,6 +245,9 @@ class Program:
             fork_hint: have the common prefix of a fork's branches computed before they start. False leaves it to the branch that comes
                 first (for comparison; texts and samples are the same).
             budget: what it may use, over all branches.
+            durable: record it, so that after the end of this process or of the node the same call goes on where it was; True for the user's own
+                journal, else the journal's file.
+            id: of a durable program; once it has finished, the same call with the same id gives its result at once.
             options: sampling arguments for gens that do not state them (`temperature=0`, `max_tokens=64`), and
                 arguments of the body that were not bound.
 
@@ -239,10 +256,16 @@ class Program:
             BodyFailed: the body raised; `__cause__` is what it raised.
             BudgetExceeded: it would have used more than its budget.
             ProgramError: `UnknownVariable`, `UnresolvedVariable`, `InvalidPrimitive`: the program is wrong.
+            JournalUnavailable, ProgramRunning, ProgramChanged: a durable program cannot be recorded, runs already, or is not the one recorded.
         """
         asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint, budget)
-        arguments, run_options = self._prepare(asked, options)
-        run = await check_backend(backend or default_runtime()).start(self.name, run_options)
+        arguments, run_options = self._prepare(asked, options, durable, id)
+        runtime = check_backend(backend or default_runtime())
+        past = await recall(runtime, self.name, run_options)
+        if past is not None:
+            value = unpack_value(self.body, past.value)
+            return FinishedState(past.outcome, self.name, value, past.seed, past.usage)
+        run = await runtime.start(self.name, run_options)
         try:
             return await self._drive(run, arguments, run_options)
         finally:
@@ -259,6 +282,8 @@ class Program:
         cache_salt: str = "",
         fork_hint: bool = True,
         budget: Budget = UNLIMITED,
+        durable: bool | str | os.PathLike[str] = False,
+        id: str | None = None,  # noqa: A002 - as in `run`
         **options: Any,
     ) -> AsyncGenerator[str, None]:
         """Run it and yield the text of the first variable of that name, as it is written; the program then runs to its end.
@@ -267,8 +292,15 @@ class Program:
         """
         check_name("stream", variable)
         asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint, budget)
-        arguments, run_options = self._prepare(asked, options)
-        run = await check_backend(backend or default_runtime()).start(self.name, run_options)
+        arguments, run_options = self._prepare(asked, options, durable, id)
+        runtime = check_backend(backend or default_runtime())
+        past = await recall(runtime, self.name, run_options)
+        if past is not None:
+            if variable not in past.outcome.variables:
+                raise unknown(variable, self.name, past.outcome.stream, past.outcome.variables).error()
+            yield str(past.outcome.variables[variable])
+            return
+        run = await runtime.start(self.name, run_options)
 
         async def drive() -> None:
             try:
@@ -292,6 +324,16 @@ class Program:
             await run.close()
 
     async def _drive(self, run: Run, arguments: Mapping[str, Any], asked: RunOptions) -> FinishedState:
+        """Run it to its end; the run is told why it failed."""
+        try:
+            return await self._carry_out(run, arguments, asked)
+        except SglActorsError as error:
+            found = run.failed(error)
+            if found is error:
+                raise
+            raise found from error
+
+    async def _carry_out(self, run: Run, arguments: Mapping[str, Any], asked: RunOptions) -> FinishedState:
         """Run the body against an open run, then wait for what it has begun."""
         state = ProgramState(run.root)
         within = asked.budget.seconds
@@ -320,7 +362,8 @@ class Program:
             tail = await run.root.tail()
             raise BodyFailed(describe(message, self.name, "", "", tail, raised_at(error))) from error
         outcome = await run.finish()
-        return FinishedState(outcome, self.name, value, run.seed, run.usage)
+        warnings = [] if asked.durable is None else await run.keep(outcome, pack_value(self.body, value))
+        return FinishedState(outcome, self.name, value, run.seed, run.usage, warnings)
 
     def with_open_arguments(self, make: Callable[[str], Any]) -> Program:
         """The same, with `make(name)` for each argument that is not given and has no default."""
@@ -334,7 +377,9 @@ class Program:
         arguments = {**self._arguments, **{name: make(name) for name in missing}}
         return Program(self.body, self.name, self._signature, arguments, opened=bool(missing))
 
-    def _prepare(self, asked: RunOptions, options: dict[str, Any]) -> tuple[dict[str, Any], RunOptions]:
+    def _prepare(
+        self, asked: RunOptions, options: dict[str, Any], durable: object, program_id: object
+    ) -> tuple[dict[str, Any], RunOptions]:
         """Arguments of the body and options of the run, both checked."""
         if "max_new_tokens" in options and "max_new_tokens" not in self._signature.parameters:
             options["max_tokens"] = options.pop("max_new_tokens")
@@ -347,7 +392,14 @@ class Program:
             self._signature.bind(None, **arguments)
         except TypeError as error:
             raise InvalidPrimitive(f"{self.name}: {error}") from None
-        return arguments, checked(f"{self.name}: run(…)", asked, sampling)
+        where = f"{self.name}: run(…)"
+        recorded = durable_of(where, self.body, arguments, durable, program_id)
+        return arguments, msgspec.structs.replace(checked(where, asked, sampling), durable=recorded)
+
+
+async def recall(runtime: Runtime, name: str, asked: RunOptions) -> Past | None:
+    """What a program has left, if it is durable and has finished."""
+    return None if asked.durable is None else await runtime.recall(name, asked)
 
 
 def checked(where: str, asked: RunOptions, sampling: Mapping[str, Any]) -> RunOptions:

@@ -7,7 +7,7 @@ Bodies that look at a value (`await s["name"]`) to decide how to go on have no g
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
@@ -33,6 +33,7 @@ _MARK: Final = "\ue000\ue001\ue000"
 """Stands around an open argument's name in text; code points of Unicode's private use."""
 
 if TYPE_CHECKING:
+    from sgl_actors.errors import SglActorsError
     from sgl_actors.lang.function import Program
     from sgl_actors.lang.protocols import RunOptions
 
@@ -218,6 +219,10 @@ class RecordedStream:
         """Has no answer."""
         raise NotRecordable(f"the body pins what stream {self.path} holds")
 
+    async def once(self, name: str, make: Callable[[], Awaitable[Any]]) -> NoReturn:  # noqa: ARG002
+        """Has no answer."""
+        raise NotRecordable(f"the body asks for {name!r} from outside")
+
     async def tail(self) -> str:
         """See `Stream.tail`."""
         return shorten("".join(outline(node) for node in self.nodes))
@@ -258,6 +263,17 @@ class Recorder:
     async def finish(self) -> Outcome:
         """See `Run.finish`."""
         return Outcome("0")
+
+    async def keep(self, outcome: Outcome, value: bytes | None) -> list[str]:  # noqa: ARG002
+        """See `Run.keep`."""
+        return []
+
+    def failed(self, error: SglActorsError) -> SglActorsError:
+        """See `Run.failed`."""
+        return error
+
+    async def recall(self, name: str, options: RunOptions) -> None:
+        """See `Runtime.recall`."""
 
     async def close(self) -> None:
         """See `Run.close`."""

@@ -6,15 +6,16 @@ of this package is `actors.programs.runtime`; the recorder of `lang.graph` is an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
-from sgl_actors.errors import ConfigError
+from sgl_actors.errors import ConfigError, SglActorsError
 from sgl_actors.lang.budget import Budget
+from sgl_actors.lang.durable import Durable, Past
 from sgl_actors.lang.errors import ProgramError
 from sgl_actors.lang.ir import AnyNode, Join, Media, SamplingArgs
 from sgl_actors.lang.results import Failure, Outcome, Usage
@@ -31,6 +32,7 @@ class RunOptions(msgspec.Struct, frozen=True):
         cache_salt: cached prefixes are shared only with programs and requests of the same salt.
         fork_hint: a fork has the prefix of its branches computed before they start.
         budget: what it may use.
+        durable: under which id it is recorded; None if it is not.
     """
 
     seed: int | None = None
@@ -40,6 +42,7 @@ class RunOptions(msgspec.Struct, frozen=True):
     cache_salt: str = ""
     fork_hint: bool = True
     budget: Budget = Budget()
+    durable: Durable | None = None
 
 
 class Call(NamedTuple):
@@ -143,6 +146,9 @@ class Stream(Protocol):
     async def pin(self, text: str, ttl: float, name: str) -> Pinned:
         """Keep a text in the cache for `ttl` seconds."""
 
+    async def once(self, name: str, make: Callable[[], Awaitable[Any]]) -> Any:
+        """A value from outside, which a durable run makes once and records: the call number n of that name on this stream."""
+
     async def tail(self) -> str:
         """End of the prompt as it is now; never raises."""
 
@@ -174,6 +180,12 @@ class Run(Protocol):
     async def finish(self) -> Outcome:
         """Wait for every stream; raises the first failure that the body has not seen."""
 
+    async def keep(self, outcome: Outcome, value: bytes | None) -> list[str]:
+        """Record the result of a durable run, whose value can be packed or is None; warnings for the user."""
+
+    def failed(self, error: SglActorsError) -> SglActorsError:
+        """Why it failed, for the record of a durable run; what to raise instead, if that comes of something else."""
+
     async def close(self) -> None:
         """End every stream that is left. Never raises."""
 
@@ -183,6 +195,9 @@ class Runtime(Protocol):
 
     async def start(self, name: str, options: RunOptions) -> Run:
         """Begin a run: its root stream is there when this returns."""
+
+    async def recall(self, name: str, options: RunOptions) -> Past | None:
+        """What a durable run has left that has finished before; None if it has not."""
 
 
 def check_backend(backend: Runtime) -> Runtime:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 from sgl_actors.lang.arguments import whole
@@ -13,7 +14,17 @@ from sgl_actors.lang.patterns.asking import ask, given_up, opened
 from sgl_actors.lang.patterns.result import Candidate, Result, conclude
 from sgl_actors.lang.primitives import assistant_end, gen, select
 from sgl_actors.lang.state import MAX_BRANCHES, ProgramState
-from sgl_actors.lang.tools import FINISH, MAX_TEXT, Call, Observation, Tool, by_name, call_all
+from sgl_actors.lang.tools import (
+    FINISH,
+    MAX_TEXT,
+    Call,
+    Observation,
+    Tool,
+    by_name,
+    call_all,
+    noted,
+    recalled,
+)
 
 T = TypeVar("T")
 
@@ -147,8 +158,17 @@ async def react(
             thought, calls = await loop.step(len(steps) + 1)
             finished = not calls
             if calls:
-                found = await call_all(
-                    known.values(), calls, max_concurrency=parallel, timeout=timeout, max_text=max_text
+                found = await _observe(
+                    branch,
+                    calls,
+                    partial(
+                        call_all,
+                        known.values(),
+                        calls,
+                        max_concurrency=parallel,
+                        timeout=timeout,
+                        max_text=max_text,
+                    ),
                 )
                 branch += " " + "\nObservation: ".join(one.text for one in found) + "\n"
                 steps.append(Step(thought, found))
@@ -156,6 +176,20 @@ async def react(
         candidate = Candidate(branch, await branch[answer.name])
     result = await conclude(candidate, [candidate])
     return Reaction(result.value, candidate, [candidate], result.usage, result.added, steps, finished)
+
+
+async def _observe(
+    branch: ProgramState, calls: Sequence[Call], make: Callable[[], Awaitable[list[Observation]]]
+) -> list[Observation]:
+    """What comes of calls; in a durable program, also what came of them before: there, a value that is no plain data is None."""
+    fresh: list[Observation] = []
+
+    async def note() -> list[list[Any]]:
+        fresh.extend(await make())
+        return [noted(one) for one in fresh]
+
+    known = await branch.once("observations", note)
+    return fresh or [recalled(call, one) for call, one in zip(calls, known, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

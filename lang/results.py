@@ -205,6 +205,16 @@ def restore(value: Any, adapter: str) -> Any:
     return decode(value) if isinstance(value, str) else value
 
 
+def restorable(adapter: str) -> bool:
+    """Whether `restore` knows the adapter, in this process."""
+    keys = (
+        msgspec.json.decode(adapter.removeprefix(EACH), type=list[str])
+        if adapter.startswith(EACH)
+        else [adapter]
+    )
+    return all(not key or decoder_of(key) is not None for key in keys)
+
+
 def describe(message: str, program: str, stream: str, variable: str, tail: str, line: str = "") -> str:
     """One line for people: place, message, tail of the prompt."""
     place = f"program {program!r}" if program else "program"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import inspect
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast, overload
+from typing import Any, ClassVar, NoReturn, ParamSpec, Self, TypeVar, cast, overload
 
 import msgspec
 
 from sgl_actors.errors import SglActorsError, UnknownVariable
 from sgl_actors.lang.arguments import check_name, check_pin, whole
 from sgl_actors.lang.caller import caller
+from sgl_actors.lang.durable import plain
 from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.finished import as_messages, variable_name
 from sgl_actors.lang.group import ProgramGroup
@@ -33,6 +35,7 @@ from sgl_actors.lang.protocols import Stream
 from sgl_actors.lang.results import Usage
 from sgl_actors.lang.trace import Prices, Trace
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_BRANCHES = 1 << 16
@@ -236,6 +239,43 @@ class ProgramState:
         if not text:
             raise InvalidPrimitive("pin: this state holds nothing yet; a prefix has at least one token")
         return (await self._stream.pin(text, seconds, name)).name
+
+    @overload
+    async def once(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def once(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def once(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """What `function(*args, **kwargs)` returns, which may be awaitable: the clock, a random number, an answer of another service.
+
+        A durable program records it under `name` (several calls of one name are told apart by their order on this state), and when it is resumed gets
+        the recorded value. The function is called at least once: if the program ends between the call and the record, it is called again. What it
+        raises is not recorded.
+
+        Args:
+            name: of the value in the journal.
+            function: returns plain data (None, bool, int, float, str, bytes, lists, dicts), in programs that are not durable, too.
+            args: of the function.
+            kwargs: of the function.
+
+        Example:
+            >>> import time
+            >>> @function
+            ... async def greet(s):
+            ...     hour = await s.once("hour", lambda: time.localtime().tm_hour)
+            ...     s += f"It is {hour} o'clock." + gen("greeting")
+            >>> state = await greet.run()
+        """
+        check_name("once", name)
+
+        async def make() -> Any:
+            made = function(*args, **kwargs)
+            value = await made if inspect.isawaitable(made) else made
+            plain(f"once({name!r})", value)
+            return value
+
+        return await self._stream.once(name, make)
 
     async def sync(self) -> None:
         """Wait until everything added so far is done; raises if it failed."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
-from sgl_actors.errors import ProgramError, SglActorsError
+from sgl_actors.errors import ProgramError, SglActorsError, error_class
 from sgl_actors.lang.arguments import MAX_COUNT, MAX_TIMEOUT, number, whole
 from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.signatures import args_of, parameters_schema, read_docstring, shown
@@ -259,6 +259,22 @@ async def call_all(
                 return Observation(call, clip(f"Error: {error.message}", most), None, error)
 
     return await together([one(call) for call in calls])
+
+
+def noted(one: Observation) -> list[Any]:
+    """An observation as plain data: text, value (None if it is no plain data), code and message of the error."""
+    try:
+        value = one.value if msgspec.msgpack.decode(msgspec.msgpack.encode(one.value)) == one.value else None
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        value = None
+    error = one.error
+    return [one.text, value, "" if error is None else error.code, "" if error is None else error.message]
+
+
+def recalled(call: Call, known: Sequence[Any]) -> Observation:
+    """What `noted` made plain."""
+    text, value, code, message = known
+    return Observation(call, text, value, error_class(code)(message) if code else None)
 
 
 def find(name: str, known: Mapping[str, Tool[..., Any]]) -> Tool[..., Any]:

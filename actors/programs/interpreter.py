@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, cast
@@ -92,6 +91,7 @@ class _Ask:
         node, setup = self._node, self._setup
         request = ask(
             setup,
+            self._call,
             msgspec.structs.replace(self._sampling, max_tokens=max_tokens),
             text=self._prompt,
             logprobs=node.logprobs,
@@ -183,17 +183,17 @@ def check_media(prompt: Prompt, setup: Setup) -> None:
 async def precompute(stream: Stream, prompt: str, setup: Setup, timeout: float) -> None:
     """Have the node compute a prompt that several will go on from, unless all but a short tail has been computed already."""
     if len(prompt) - stream.computed > TAIL:
-        request = ask(setup, SamplingOptions(max_tokens=0, seed=0), text=prompt)
         call = Call("prefix", stream=stream.path, position=stream.position)
+        request = ask(setup, call, SamplingOptions(max_tokens=0, seed=0), text=prompt)
         chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program, call=call)
         stream.count(Usage(chunk.prompt_tokens, chunk.cached_tokens, 0, 1))
         stream.computed = len(prompt)
 
 
-def ask(setup: Setup, sampling: SamplingOptions, **fields: Any) -> Generate:
+def ask(setup: Setup, call: Call, sampling: SamplingOptions, **fields: Any) -> Generate:
     """A request of this program; its id shows whose it is."""
     return Generate(
-        f"{setup.program}-{secrets.token_hex(8)}",
+        setup.request_id(call),
         sampling=sampling,
         program=setup.program,
         salt=setup.cache_salt,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -39,7 +39,8 @@ from sgl_actors.actors.programs.stream_actor import StreamActor
 from sgl_actors.actors.tokenizer.messages import Tokenize
 from sgl_actors.errors import ActorDown, DeadlineExceeded, RemoteError, SglActorsError
 from sgl_actors.lang.caller import caller
-from sgl_actors.lang.errors import BudgetExceeded, StreamEnded
+from sgl_actors.lang.durable import Past
+from sgl_actors.lang.errors import BudgetExceeded, ProgramChanged, StreamEnded
 from sgl_actors.lang.ir import AnyNode, Fork, Join
 from sgl_actors.lang.prompt import Prompt
 from sgl_actors.lang.results import Failure, Outcome, Usage, describe, restore, shorten, unknown
@@ -146,6 +147,11 @@ class LiveStream:
         ids = (await client.tokenize(Tokenize(text, tenant=DEFAULT, salt=salt))).token_ids
         trace = self._run.setup.program
         return await client.pin(ids, ttl=ttl, name=name, salt=salt, timeout=timeout, trace=trace)
+
+    async def once(self, name: str, make: Callable[[], Awaitable[Any]]) -> Any:
+        """See `Stream.once`."""
+        entry = self._run.setup.entry
+        return await (make() if entry is None else entry.once(self.path, name, make))
 
     async def usage(self) -> Usage:
         """See `Stream.usage`."""
@@ -353,6 +359,9 @@ class LiveRun:
             self.root.address, Finish(), Report, timeout=timeout, trace=self.setup.program
         )
         self._settle(report.outcome)
+        changed = self._changed()
+        if changed is not None:
+            raise changed
         for stream in self.streams.values():
             failure = stream.failure or (stream.outcome.failure if stream.outcome else None)
             heard = stream.seen or stream.joined is not None
@@ -362,6 +371,28 @@ class LiveRun:
         self._end = ""
         return report.outcome
 
+    async def keep(self, outcome: Outcome, value: bytes | None) -> list[str]:
+        """See `Run.keep`."""
+        entry = self.setup.entry
+        if entry is None:
+            return []
+        await entry.finish(Past(outcome, value or b"", self.seed, self.usage), whole=value is not None)
+        return [] if entry.lost is None else [f"not all of it is recorded: {entry.lost.message}"]
+
+    def failed(self, error: SglActorsError) -> SglActorsError:
+        """See `Run.failed`."""
+        error = error if isinstance(error, ProgramChanged) else self._changed() or error
+        if self.setup.entry is not None:
+            self.setup.entry.failed(error)
+        return error
+
+    def _changed(self) -> SglActorsError | None:
+        """That it is not the program that was recorded, whatever its body made of that."""
+        entry = self.setup.entry
+        if entry is None or entry.changed is None:
+            return None
+        return self.located(msgspec.structs.replace(entry.changed, program=self.setup.name)).error()
+
     async def close(self) -> None:
         """See `Run.close`."""
         if not self._closed:
@@ -369,6 +400,8 @@ class LiveRun:
             assert self.root.address is not None
             self.ctx.stop(self.root.address, "program over")
             self._on_end(self._end)
+            if self.setup.entry is not None:
+                await self.setup.entry.close()
 
     async def _send(self) -> None:
         try:

@@ -14,19 +14,25 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
 from sgl_actors.actors.microkernel import Context
+from sgl_actors.actors.programs.journal_client import JournalClient
+from sgl_actors.actors.programs.journal_entry import Entry, begin, recall
 from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
 from sgl_actors.actors.programs.program import LiveRun
 from sgl_actors.actors.programs.setup import Frames, Setup
 from sgl_actors.errors import ConfigError
 from sgl_actors.lang.budget import Books
+from sgl_actors.lang.durable import Past
 from sgl_actors.lang.protocols import Client, RunOptions, check_backend
 
 PROGRAMS = "programs"
 KEY_VARIABLE = "SGL_ACTORS_API_KEY"
 CLOSE_TIMEOUT = 15.0
+NODE = "node"
+"""Address of an embedded node with defaults."""
 
 
 class NodeHandle(Protocol):
@@ -86,9 +92,13 @@ class Backend:
 
     A node that has ended is left, and opened anew for the next program. Event loops in several threads may use it at the same time: each opens it
     for itself.
+
+    Attributes:
+        address: what opens it again in another process: a node's address or node.toml; "" if nothing does.
     """
 
-    def __init__(self, opens: Open, title: str) -> None:
+    def __init__(self, opens: Open, title: str, address: str = "") -> None:
+        self.address = address
         self._opens, self._title = opens, title
         self._held: dict[asyncio.AbstractEventLoop, _Held] = {}
 
@@ -153,15 +163,33 @@ class Backend:
 
     async def start(self, name: str, options: RunOptions) -> LiveRun:
         """See `Runtime.start`."""
+        if options.durable is None:
+            return await self._start(name, options, None)
+        entry = await begin(name, options, self.address)
+        try:
+            return await self._start(name, options, entry)
+        except BaseException:
+            await entry.close()
+            raise
+
+    async def recall(self, name: str, options: RunOptions) -> Past | None:
+        """See `Runtime.recall`."""
+        return await recall(name, options)
+
+    async def _start(self, name: str, options: RunOptions, entry: Entry | None) -> LiveRun:
         opened = await self.open()
-        context = opened.context
+        context, client = opened.context, opened.client
+        if entry is not None:
+            client = JournalClient(client, entry, limited=options.budget.tokens is not None)
+        drawn = secrets.randbits(63) if options.seed is None else options.seed
+        fresh = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{secrets.token_hex(5)}"
         seconds = options.budget.seconds
         setup = Setup(
-            program=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{secrets.token_hex(5)}",
+            program=fresh if entry is None else entry.program,
             name=name,
-            client=opened.client,
+            client=client,
             frames=opened.frames,
-            seed=secrets.randbits(63) if options.seed is None else options.seed,
+            seed=drawn if entry is None else entry.seed,
             deadline=context.now() + min(options.timeout, math.inf if seconds is None else seconds),
             sampling=options.sampling,
             priority=options.priority,
@@ -169,6 +197,7 @@ class Backend:
             fork_hint=options.fork_hint,
             books=Books(options.budget),
             started=context.now(),
+            entry=entry,
         )
 
         def tell_end(code: str) -> None:
@@ -203,7 +232,8 @@ class Node(Backend):
 
             return await open_node(path), NodeClient, True
 
-        super().__init__(opens, f"Node {path or 'with defaults'}")
+        again = NODE if path is None else str(Path(path).absolute())
+        super().__init__(opens, f"Node {path or 'with defaults'}", again)
 
 
 class Connection(Backend):
@@ -215,12 +245,18 @@ class Connection(Backend):
         'http://127.0.0.1:30000'
     """
 
-    def __init__(self, endpoint: str, key: str = "") -> None:
-        self.endpoint, self.key = endpoint, key
-        super().__init__(lambda: _open_endpoint(endpoint, key), f"Connection to {endpoint}")
+    def __init__(self, endpoint: str, key: str = "", curve: tuple[str, str] = ("", "")) -> None:
+        self.endpoint, self.key, self.curve = endpoint, key, curve
+        super().__init__(lambda: _open_endpoint(endpoint, key, curve), f"Connection to {endpoint}", endpoint)
 
 
-def connect(endpoint: str, *, api_key: str | None = None) -> Connection:
+def connect(
+    endpoint: str,
+    *,
+    api_key: str | None = None,
+    key: str | os.PathLike[str] = "",
+    server_key: str | os.PathLike[str] = "",
+) -> Connection:
     """Have programs run against a node that is running: ``http://host:port``, or its ZMQ address ``ipc://…``, ``tcp://…``.
 
     It is the default from here on, and is opened on first use; `async with connect(…)` opens it now and closes it at the end.
@@ -228,9 +264,11 @@ def connect(endpoint: str, *, api_key: str | None = None) -> Connection:
     Args:
         endpoint: the node's address.
         api_key: for a node with tenants, over HTTP; without it $SGL_ACTORS_API_KEY.
+        key: for ``tcp://``, the file with this client's secret key (``sgl-actors keys new``).
+        server_key: for ``tcp://``, the node's public key, or a file with it.
 
     Raises:
-        ConfigError: no such kind of address, or a key that no request could carry.
+        ConfigError: no such kind of address, or a key that no request could carry. What is wrong with key files is said when it is opened.
 
     Example:
         >>> connect("http://127.0.0.1:30000")
@@ -241,7 +279,9 @@ def connect(endpoint: str, *, api_key: str | None = None) -> Connection:
             f"connect: {endpoint!r} is no address of a node: http://host:port, ipc://path or tcp://host:port"
         )
     connection = Connection(
-        endpoint, check_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
+        endpoint,
+        check_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key),
+        (os.fspath(key), os.fspath(server_key)),
     )
     _stack.append(connection)
     return connection
@@ -255,7 +295,9 @@ def check_key(key: object) -> str:
     return text
 
 
-async def _open_endpoint(endpoint: str, key: str) -> tuple[NodeHandle, Callable[[Context], Client], bool]:
+async def _open_endpoint(
+    endpoint: str, key: str, curve: tuple[str, str]
+) -> tuple[NodeHandle, Callable[[Context], Client], bool]:
     if endpoint.startswith("http"):
         from sgl_actors.actors.programs.http_client import HttpClient
         from sgl_actors.actors.programs.local_kernel import open_kernel
@@ -264,7 +306,7 @@ async def _open_endpoint(endpoint: str, key: str) -> tuple[NodeHandle, Callable[
     from sgl_actors.actors.node.client import NodeClient
     from sgl_actors.actors.node.embedded import join
 
-    return await join(endpoint), NodeClient, True
+    return await join(endpoint, key=curve[0], server_key=curve[1]), NodeClient, True
 
 
 class Default:
@@ -276,6 +318,10 @@ class Default:
     async def start(self, name: str, options: RunOptions) -> LiveRun:
         """See `Runtime.start`."""
         return await (_stack[-1] if _stack else self.embedded).start(name, options)
+
+    async def recall(self, name: str, options: RunOptions) -> Past | None:
+        """See `Runtime.recall`."""
+        return await recall(name, options)
 
     async def shutdown(self) -> None:
         """Close the embedded node now instead of at the end of the event loop."""

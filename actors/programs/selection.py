@@ -72,7 +72,7 @@ async def _tokens(texts: list[str], setup: Setup) -> list[list[int]]:
 async def _score(tokens: list[int], start: int, setup: Setup, timeout: float, call: Call) -> Chunk:
     """Log probabilities of tokens[start:], checked to be those."""
     sampling = SamplingOptions(max_tokens=0, temperature=0.0, seed=0)
-    request = ask(setup, sampling, input_ids=tokens, prompt_logprobs_start=start)
+    request = ask(setup, call, sampling, input_ids=tokens, prompt_logprobs_start=start)
     chunk = await setup.client.complete(request, timeout=timeout, trace=setup.program, call=call)
     if chunk.finish is not None and chunk.finish.reason == "abort":
         raise error_class(chunk.finish.code or Cancelled.code)(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sgl_actors.actors.programs.journal_entry import Entry
+from sgl_actors.actors.programs.journal_history import key_of
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Tokenize
 from sgl_actors.errors import DeadlineExceeded, SglActorsError
 from sgl_actors.lang.budget import Books, Budget
 from sgl_actors.lang.errors import BudgetExceeded
 from sgl_actors.lang.ir import SamplingArgs
 from sgl_actors.lang.prompt import Prompt, Shape, mark, split
-from sgl_actors.lang.protocols import Client
+from sgl_actors.lang.protocols import Call, Client
 from sgl_actors.lang.results import Usage
 
 FRAMES = 256
@@ -65,6 +68,7 @@ class Setup:
         books: what it has used of its budget.
         started: when it began, on the kernel's clock.
         usage: of each of its streams so far, also of those that are gone.
+        entry: where a durable one is recorded.
     """
 
     program: str
@@ -80,6 +84,13 @@ class Setup:
     books: Books = field(default_factory=lambda: Books(Budget()))
     started: float = 0.0
     usage: dict[str, Usage] = field(default_factory=dict)
+    entry: Entry | None = None
+
+    def request_id(self, call: Call) -> str:
+        """Id of a request: fresh; a durable program's is the same in each of its tries."""
+        if self.entry is None:
+            return f"{self.program}-{secrets.token_hex(8)}"
+        return self.entry.request_id(key_of(call))
 
     def actor(self, path: str) -> str:
         """Name of the stream actor at `path`."""

@@ -244,7 +244,7 @@ class SglFunction:
 
     def _divide(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments of the body and options of the run."""
-        known = OPTIONS.union(GEN_OPTIONS).difference(self.arg_names, {"backend"})
+        known = OPTIONS.union(GEN_OPTIONS).difference(self.arg_names, {"backend", "durable", "id"})
         own = {name: value for name, value in kwargs.items() if name not in known}
         return {**own, **self.bind_arguments}, {n: v for n, v in kwargs.items() if n in known}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -93,6 +93,10 @@ class HandedStream:
     async def pin(self, text: str, ttl: float, name: str) -> Pinned:
         """See `Stream.pin`."""
         return await self.reached().pin(text, ttl, name)
+
+    async def once(self, name: str, make: Callable[[], Awaitable[Any]]) -> Any:
+        """See `Stream.once`."""
+        return await self.reached().once(name, make)
 
     async def tail(self) -> str:
         """See `Stream.tail`."""

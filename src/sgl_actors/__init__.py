@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         BudgetExceeded,
         InvalidPrimitive,
         PrimitiveFailed,
+        ProgramChanged,
         ProgramError,
         StreamEnded,
         UnknownVariable,
@@ -116,8 +117,8 @@ _ROOMS = {
         "Pattern", "choice", "either", "integer", "json", "number", "optional", "regex", "repeat", "text",
     ),
     "sgl_actors.lang.errors": (
-        "BodyFailed", "BranchCancelled", "BudgetExceeded", "InvalidPrimitive", "PrimitiveFailed", "ProgramError", "StreamEnded",
-        "UnknownVariable", "UnresolvedVariable", "UnsupportedMedia",
+        "BodyFailed", "BranchCancelled", "BudgetExceeded", "InvalidPrimitive", "PrimitiveFailed", "ProgramChanged", "ProgramError",
+        "StreamEnded", "UnknownVariable", "UnresolvedVariable", "UnsupportedMedia",
     ),
     "sgl_actors.lang.finished": ("FinishedState",),
     "sgl_actors.lang.function": ("Function", "Program", "function"),
@@ -144,7 +145,7 @@ _HOME = {name: module for module, names in _ROOMS.items() for name in names}
 __all__ = [
     "BodyFailed", "BranchCancelled", "Budget", "BudgetExceeded", "Call", "Candidate", "Connection", "FinishedState", "Function",
     "InvalidPrimitive", "InvalidValue", "Judgement", "Mock", "MockCall", "NoValidResult", "Node", "Observation", "Pattern",
-    "Prices", "PrimitiveFailed", "Program", "ProgramError", "ProgramGroup", "ProgramState", "Reaction", "Ref", "Result",
+    "Prices", "PrimitiveFailed", "Program", "ProgramChanged", "ProgramError", "ProgramGroup", "ProgramState", "Reaction", "Ref", "Result",
     "SglActorsError", "Slot", "Step", "StreamEnded", "Tool", "ToolFailed", "Trace", "UnknownVariable", "UnresolvedVariable",
     "UnscriptedCall", "UnsupportedMedia", "Usage", "__version__", "assistant", "assistant_begin", "assistant_end", "beam",
     "best_of", "call_all", "choice", "connect", "either", "first_valid", "flush_cache", "function", "gen", "gen_int",

@@ -26,6 +26,10 @@ RUNS = {
         r"> And a hive\?\n.*cached prompt tokens per turn: \[\d, [1-9]\d+\]",
     ),
     "classify.py": (["Stir it well."], r"Stir it well\.\n  (cooking|sport|weather) \(\d+%\)"),
+    "durable.py": (
+        [],
+        r"ended with 1\nbegun at [\d:]{8}, ended at [\d:]{8}: .*\n[45] calls of the model",
+    ),
     "essay_judge.py": (["--count", "1", "--max-tokens", "16"], r"grade: [1-5]\.\d of 5\n(  \w+: .*\n){3}"),
     "hellaswag.py": (
         ["--count", "2", "--shots", "1"],
@@ -87,8 +91,9 @@ def test_an_example_without_its_data_says_which_it_needs(name: str, tmp_path: Pa
 @pytest.mark.model
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(RUNS.keys() - WITHOUT_MODEL))
-def test_example(name: str, node: NodeRecord) -> None:
+def test_example(name: str, node: NodeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends well, says what it should, and leaves nothing on standard error."""
+    monkeypatch.setenv("SGL_ACTORS_JOURNAL", str(tmp_path / "journal.db"))
     if name in NEEDS_DATA and not os.environ.get("SGL_ACTORS_DATA"):
         pytest.skip("needs $SGL_ACTORS_DATA")
     arguments, expected = RUNS[name]

@@ -45,8 +45,9 @@ async def judge(s: sgl.ProgramState, essay: str) -> None:
 
 
 @pytest.mark.parametrize("source", BLOCKS, ids=range(len(BLOCKS)))
-async def test_an_example_of_the_page(source: str) -> None:
+async def test_an_example_of_the_page(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the body of a program, or stands beside one."""
+    monkeypatch.chdir(tmp_path)
     source = source.replace("asyncio.run(main())", "await main()").replace(
         "async def test_judge():", "if True:"
     )

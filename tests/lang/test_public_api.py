@@ -165,8 +165,11 @@ def answer(call: MockCall) -> Any:
 
 
 @pytest.mark.parametrize("test", examples(sync=False))
-async def test_the_example_of_a_docstring(test: doctest.DocTest) -> None:
+async def test_the_example_of_a_docstring(
+    test: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It prints what stands below each line; it knows all public names, may await, and its default backend is a mock."""
+    monkeypatch.chdir(tmp_path)
     known = {**test.globs, **{name: getattr(sgl, name) for name in NAMES}, "sgl": sgl}
     sgl.set_default_backend(sgl.Mock(answer))
     try:

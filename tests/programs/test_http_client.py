@@ -122,10 +122,13 @@ class Server:
     def __init__(self) -> None:
         self.node = FakeClient()
         self.transport = httpx2.MockTransport(self.handle)
-        self.status = 200
+        self.aborted: list[str] = []
 
     async def handle(self, request: httpx2.Request) -> httpx2.Response:
         body = json.loads(request.content)
+        if request.url.path == "/abort_request":
+            self.aborted.append(body["rid"])
+            return httpx2.Response(200, json={"success": True})
         if request.url.path == "/tokenize":
             text = body.get("prompt")
             if text is None:
@@ -177,6 +180,7 @@ async def test_a_program_runs_over_http_unchanged() -> None:
         "<|im_start|>user\nHow?<|im_end|>\n<|im_start|>assistant\nSo good<|im_end|>\n"
     )
     assert pieces == ["good"]
+    assert server.aborted == []
 
 
 @pytest.mark.parametrize(
@@ -196,7 +200,7 @@ async def test_what_goes_wrong_on_the_way_is_of_our_family(answer: Any, error: A
             raise answer
         return cast("httpx2.Response", answer)
 
-    client = HttpClient("http://node/", httpx2.MockTransport(handle))
+    client = HttpClient("http://node/", httpx2.MockTransport(handle), patience=0)
     with pytest.raises(error):
         await client.complete(Generate("r", text="x"))
     with pytest.raises((error, ProtocolError)):
@@ -232,6 +236,7 @@ async def test_a_silent_node_ends_at_the_deadline() -> None:
     client = HttpClient("http://node", server.transport)
     with pytest.raises(DeadlineExceeded):
         await client.complete(Generate("r", text="x"), timeout=0.05)
+    assert server.aborted == ["r"]
     await client.close()
 
 
@@ -264,7 +269,7 @@ async def test_the_key_comes_from_connect_or_the_environment(
         return httpx2.Response(200, json={"tokens": [1]})
 
     connection = connect("http://node", api_key=given)
-    handle_, make, _ = await runtime._open_endpoint(connection.endpoint, connection.key)
+    handle_, make, _ = await runtime._open_endpoint(connection.endpoint, connection.key, connection.curve)
     await handle_.close()
     client = make(cast("Any", None))
     assert isinstance(client, HttpClient)
@@ -303,7 +308,7 @@ async def test_an_error_does_not_show_the_request() -> None:
     def handle(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.LocalProtocolError("Illegal header value b'Bearer secret-key'")
 
-    client = HttpClient("http://node", httpx2.MockTransport(handle), key="secret-key")
+    client = HttpClient("http://node", httpx2.MockTransport(handle), key="secret-key", patience=0)
     for asking in (client.complete(Generate("r", text="x")), client.tokenize(Tokenize("x"))):
         with pytest.raises(NotReady) as caught:
             await asking
