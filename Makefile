@@ -10,7 +10,7 @@ NATIVE := $(wildcard kernels/cpu/native/*.h kernels/cpu/native/*.cpp)
 CODE := actors lang kernels src tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev start test test-all check format clean
+.PHONY: help install install-dev start test test-all chaos check format clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: install-dev $(SGLANG)/.installed  ## run the tests, in less than ten minut
 
 test-all: install-dev $(SGLANG)/.installed  ## and those that take longer
 	SGLANG_PYTHON=$(SGLANG)/bin/python $(BIN)/python -m pytest $(ARGS)
+
+chaos: install-dev  ## faults against real nodes; goes on where it was (FORM=ci for the small form, ARGS="--case kills")
+	$(BIN)/python -m benchmarks.chaos --form $(or $(FORM),long) --table docs/reliability.md $(ARGS)
 
 check: install-dev  ## format, lint, types, who may import whom
 	$(BIN)/ruff format --check $(CODE)

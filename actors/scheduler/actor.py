@@ -39,7 +39,7 @@ from sgl_actors.actors.microkernel import (
     Snapshot,
     Up,
 )
-from sgl_actors.actors.scheduler.core import RETRY, SchedulerCore
+from sgl_actors.actors.scheduler.core import SchedulerCore
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
 from sgl_actors.actors.scheduler.handover import LAYOUT, SchedulerState, Unsent
 from sgl_actors.actors.scheduler.messages import (
@@ -57,6 +57,7 @@ from sgl_actors.actors.scheduler.messages import (
     Submit,
     Tick,
 )
+from sgl_actors.actors.scheduler.rounds import RETRY
 from sgl_actors.actors.worker.messages import Describe, ModelInfo, NeedFull, ResetDone, StepDone
 from sgl_actors.errors import (
     ActorDown,
@@ -168,11 +169,11 @@ class SchedulerActor(Actor):
             "num_queue_reqs": len(core.waiting),
             "steps_in_flight": len(core.batch.in_flight),
             "ready": core.links.ready,
-            "draining": core.draining,
-            "step_seconds_total": core.step_seconds,
-            "order_seconds_total": core.order_seconds,
+            "draining": core.lifecycle.draining,
+            "step_seconds_total": core.steps.seconds,
+            "order_seconds_total": core.rounds.order_seconds,
             "expected_output_tokens": core.estimate.expect(0),
-            "chunk_tokens": core.budget.tokens(decoding=True),
+            "chunk_tokens": core.steps.budget.tokens(decoding=True),
             "most_overtaken_tokens": core.queue.most_overtaken,
             **{f"{name}_total": count for name, count in core.counters.items()},
         }

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sgl_actors.actors.cache.messages import Commit, Granted, Matched, Pool
+from sgl_actors.actors.cache.messages import Commit, Grant, Granted, Match, Matched, Pool
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.admission import failed, refusal
 from sgl_actors.actors.scheduler.batch import Batch
@@ -32,11 +32,11 @@ from sgl_actors.actors.scheduler.commits import Commits
 from sgl_actors.actors.scheduler.effects import Effect, ToCache, ToWorker
 from sgl_actors.actors.scheduler.estimate import OutputEstimate
 from sgl_actors.actors.scheduler.generation import Generation
+from sgl_actors.actors.scheduler.growth import GrowthRound
 from sgl_actors.actors.scheduler.handover import Began, Learned, SchedulerState
 from sgl_actors.actors.scheduler.lifecycle import Lifecycle
 from sgl_actors.actors.scheduler.links import Links
 from sgl_actors.actors.scheduler.messages import Configuration, Configure, Finish, Options, Sequence, Stop
-from sgl_actors.actors.scheduler.growth import GrowthRound
 from sgl_actors.actors.scheduler.news import News
 from sgl_actors.actors.scheduler.policy import policy_named
 from sgl_actors.actors.scheduler.quarantine import STRIKES
@@ -115,6 +115,11 @@ class SchedulerCore:
     def settled(self) -> bool:
         """No request is live, and no lease or step of an ended one is left."""
         return not self.requests and self.rested
+
+    @property
+    def _processed(self) -> int:
+        """Tokens that have been computed for anybody."""
+        return self.counters["computed_tokens"]
 
     def wakeup(self) -> float | None:
         """When `tick` is due next."""
@@ -220,9 +225,9 @@ class SchedulerCore:
         """The cache's answer to the look of epoch `asked`."""
         look = self.rounds.open
         if isinstance(look, Look) and look.epoch == asked == self.links.epoch:
-            grant = self.rounds.matched(look, answer, self.counters["computed_tokens"])
-            if grant is not None:
-                self._effects.append(ToCache(grant))
+            self.rounds.matched(look, answer)
+            if not self._paused:
+                self._effects += _questions(self.rounds.ask_leases(look.epoch, self._processed))
         return self._go_on()
 
     def granted(self, asked: int, answer: Granted) -> list[Effect]:
@@ -449,8 +454,11 @@ class SchedulerCore:
         info = self.links.info
         if self._paused or info is None:
             return []
-        question = self.rounds.ask(self.links.epoch, info, self.counters["computed_tokens"])
-        return [] if question is None else [ToCache(question)]
+        return _questions(self.rounds.ask(self.links.epoch, info, self._processed))
+
+
+def _questions(question: Grant | Match | None) -> list[Effect]:
+    return [] if question is None else [ToCache(question)]
 
 
 def _cancelled() -> Finish:

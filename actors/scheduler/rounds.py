@@ -80,7 +80,9 @@ class Rounds:
         self._lifecycle = lifecycle
         self._stopwatch = stopwatch
         self._looked = (-1, -1)  # changes and releases at the last look
-        self._stuck: tuple[Generation, int, int] | None = None  # the first in line did not fit, with that hint, after so many releases
+        self._stuck: tuple[Generation, int, int] | None = (
+            None  # the first in line did not fit, with that hint, after so many releases
+        )
 
     def ask(self, epoch: int, info: ModelInfo, processed: int) -> Grant | Match | None:
         """What to ask the cache, unless a question is out; `processed` tokens have been computed so far."""
@@ -92,13 +94,12 @@ class Rounds:
             return grant
         return self._look(epoch, processed)
 
-    def matched(self, look: Look, answer: Matched, processed: int) -> Grant | None:
-        """What the cache has of those that wait; the question that follows from it."""
+    def matched(self, look: Look, answer: Matched) -> None:
+        """What the cache has of those that wait; `ask_leases` follows."""
         self.open = None
         if self._settings.options.reuse:
             for generation, length in zip(look.probed, answer.lengths, strict=False):
                 generation.hint = length
-        return self.ask_leases(look.epoch, processed)
 
     def granted(self, turn: LeaseRound | GrowthRound, answer: Granted, info: ModelInfo) -> None:
         """What the cache gives to those who were asked for."""

@@ -266,7 +266,7 @@ class Simulation:
         arrivals = [generation.arrival for generation in core.waiting]
         assert arrivals == sorted(arrivals)
         held = core.batch.running + core.waiting
-        assert sorted(generation.spec.id for generation in held) == sorted(core._live)
+        assert sorted(generation.spec.id for generation in held) == sorted(core.requests.live)
         if not self.switched and not self.suspecting:
             assert all(generation.overtaken <= self.options.overtake for generation in held), (
                 "waited too long"
@@ -360,7 +360,7 @@ class Simulation:
             asked.finish is None
             and not asked.gone
             and asked.stopped < 0
-            and asked.sequence.id in self.core._live
+            and asked.sequence.id in self.core.requests.live
         ):
             again = self.again(asked)
             self.perform(self.core.submit([again], asked.owner, self.now))
@@ -444,8 +444,8 @@ class Simulation:
         self.ticking = -1.0
 
     def new_core(self) -> SchedulerCore:
-        core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20)
-        core.estimate = OutputEstimate(*self.estimate)
+        estimate = OutputEstimate(*self.estimate)
+        core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20, estimate=estimate)
         core.queue.most_grace, core.queue.seniority = self.line
         return core
 
@@ -509,7 +509,7 @@ class Simulation:
 
     def check_order(self, admitted: list[str]) -> None:
         """First come, first served, where that is the order: nobody is admitted while an earlier one waits, unless for a trial after a crash."""
-        live = self.core._live
+        live = self.core.requests.live
         self.most_overtaken = max(self.most_overtaken, self.core.queue.most_overtaken)
         arrivals = [live[name].arrival for name in admitted if name in live and not live[name].priority]
         strict = self.options.policy == "fcfs" and not self.options.sharing and not self.switched

@@ -48,6 +48,6 @@ def test_impossible_results_are_errors_of_their_sequence(kind: str, seconds: flo
     assert desk.finish("bad").reason == "error"
     assert desk.output("bad") == []
     assert desk.output("good") == complete([1, 2, 3], GREEDY, 3, 1000)
-    assert math.isfinite(desk.core.step_seconds)
-    assert desk.core.budget.tokens(decoding=True) >= 1
+    assert math.isfinite(desk.core.steps.seconds)
+    assert desk.core.steps.budget.tokens(decoding=True) >= 1
     desk.idle()

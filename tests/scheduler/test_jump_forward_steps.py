@@ -98,7 +98,7 @@ def test_free_sequences_bound_the_jumps_beside_them() -> None:
     """While somebody without a constraint generates, forced tokens are run in pieces, as prompts are."""
     desk = Desk(stall=3.0, chunk=512)
     prompt = prompt_with(23)
-    desk.core.budget.decode, desk.core.budget.rate = 0.05, 0.05 * 2 / 16
+    desk.core.steps.budget.decode, desk.core.steps.budget.rate = 0.05, 0.05 * 2 / 16
     desk.submit(
         request("free", [5], 30), request("a", prompt, 24, sampling=JUMPING, logprobs=Logprobs(output=True))
     )
@@ -151,7 +151,7 @@ def test_every_token_that_was_run_is_counted(ahead: int) -> None:
 def test_jumps_of_a_step_share_its_bound() -> None:
     """However many sequences have forced tokens to run beside one that is free."""
     desk = Desk(stall=3.0, chunk=512)
-    desk.core.budget.decode, desk.core.budget.rate = 0.05, 0.05 * 2 / 16
+    desk.core.steps.budget.decode, desk.core.steps.budget.rate = 0.05, 0.05 * 2 / 16
     scored = {"sampling": JUMPING, "logprobs": Logprobs(output=True)}
     prompt = prompt_with(23)
     desk.submit(request("free", [5], 30), *(request(name, prompt, 24, **scored) for name in "abc"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sgl_actors.actors.scheduler.core import PATIENCE, USUAL
+from sgl_actors.actors.scheduler.overdue import PATIENCE, USUAL
 from sgl_actors.actors.worker.fake import complete
 from sgl_actors.actors.worker.messages import NeedFull, Reset, Step, StepDone
 from tests.scheduler.desk import GREEDY, Desk, request

@@ -27,7 +27,7 @@ from sgl_actors.actors.cache.messages import (
     Want,
 )
 from sgl_actors.actors.microkernel import Actor, Address, Message, Request, Snapshot
-from sgl_actors.actors.scheduler import core as core_module
+from sgl_actors.actors.scheduler import overdue
 from sgl_actors.actors.scheduler.actor import SchedulerActor
 from sgl_actors.actors.scheduler.core import SchedulerCore
 from sgl_actors.actors.scheduler.effects import ToCache
@@ -224,7 +224,7 @@ async def test_what_was_asked_before_a_swap_is_answered_after_it(house: House) -
     first: Any = await anext(events)
     async with asyncio.TaskGroup() as group:
         drain = group.create_task(house.ctx.call("scheduler", Drain(), Drained))
-        while not scheduler.actor.core.draining:
+        while not scheduler.actor.core.lifecycle.draining:
             await asyncio.sleep(0)
         await scheduler.swap(OtherScheduler, CONFIG, 5.0)
         await cache.swap(OtherCache, CONFIG, 5.0)
@@ -278,7 +278,7 @@ def test_what_the_cache_could_not_be_told_is_told_by_the_successor() -> None:
             desk.core.uncommitted(effect.message, desk.now)
     state = msgspec.structs.replace(desk.core.state(desk.now), cache=Address("cache", 1))
     assert len(state.entries) == desk.cache.leases == 1
-    desk.core = SchedulerCore(desk.core.options)
+    desk.core = SchedulerCore(desk.core.settings.options)
     desk.take(desk.core.take(state, desk.now))
     desk.run()
     assert desk.output("a") == complete([1, 2, 3], GREEDY, 9, 1000)
@@ -353,7 +353,7 @@ class Forgetful(FakeWorker):
 
 async def test_lost_answer_of_the_worker_is_asked_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a StepDone does not come for long, the scheduler finds out that it is lost and computes the step again."""
-    monkeypatch.setattr(core_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(overdue, "PATIENCE", 0.05)
     _, scheduler, asker = await serve(house, Forgetful)
     submit(asker, "a", "bb", max_tokens=60)
     await asker.until(lambda: all(asker.ends(name) for name in ("a", "bb")))
@@ -365,7 +365,7 @@ async def test_one_poisoned_request_of_a_hundred_ends_alone(house: House) -> Non
     """After two crashes of the worker in which it ran alone it is refused with that reason; its 99 neighbours succeed."""
     await house.start(CacheActor, "cache")
     core = (await house.start(SchedulerActor, "scheduler")).actor.core
-    core.options = msgspec.structs.replace(core.options, queue=100)
+    core.settings.options = msgspec.structs.replace(core.settings.options, queue=100)
     asker = (await house.start(Asker, "asker")).actor
     names = [f"r{n}" for n in range(99)]
     sequences = [Sequence(name, [5, 6, 7 + n] * 4, 4, GREEDY) for n, name in enumerate(names)]
