@@ -53,7 +53,6 @@ class SchedulerCore:
     """See the module. Every event returns the effects it has, in the order to carry them out.
 
     `stopwatch` is a clock in seconds for the time that ordering takes (`rounds.order_seconds`); without one it stays 0.
-    `estimate` is what is known of outputs to begin with.
 
     Raises:
         ConfigError, InvalidRequest: an option out of range.
@@ -65,13 +64,12 @@ class SchedulerCore:
         *,
         epoch: int = 0,
         stopwatch: Callable[[], float] = lambda: 0.0,
-        estimate: OutputEstimate | None = None,
     ) -> None:
         self.settings = settings = Settings(options)
         self.links = Links(epoch)
         self.batch = Batch()
         self.queue = Queue(options.policy, options.overtake, sharing=options.sharing and options.reuse)
-        self.estimate = estimate or OutputEstimate()
+        self.estimate = OutputEstimate()
         self.requests = Requests()
         self.commits = Commits(settings)
         self.news = News()

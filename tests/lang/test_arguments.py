@@ -30,6 +30,9 @@ class Unreachable:
     async def start(self, name: str, options: Any) -> Any:
         raise AssertionError("a backend was asked")
 
+    async def recall(self, name: str, options: Any) -> None:
+        raise AssertionError("a backend was asked")
+
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, "1", True])

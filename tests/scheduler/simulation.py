@@ -25,7 +25,6 @@ from sgl_actors.actors.cache.naive import NaiveCache
 from sgl_actors.actors.microkernel import Address
 from sgl_actors.actors.scheduler.core import SchedulerCore
 from sgl_actors.actors.scheduler.effects import Effect, Note, Report, ToCache, ToWorker
-from sgl_actors.actors.scheduler.estimate import OutputEstimate
 from sgl_actors.actors.scheduler.handover import SchedulerState
 from sgl_actors.actors.scheduler.links import Stage
 from sgl_actors.actors.scheduler.messages import (
@@ -444,8 +443,8 @@ class Simulation:
         self.ticking = -1.0
 
     def new_core(self) -> SchedulerCore:
-        estimate = OutputEstimate(*self.estimate)
-        core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20, estimate=estimate)
+        core = SchedulerCore(self.options, epoch=self.scheduler_epoch << 20)
+        core.estimate.first, core.estimate.least = self.estimate
         core.queue.most_grace, core.queue.seniority = self.line
         return core
 

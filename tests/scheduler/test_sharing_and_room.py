@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from sgl_actors.actors.cache.messages import Grant, Granted
-from sgl_actors.actors.scheduler.estimate import OutputEstimate
 from sgl_actors.actors.scheduler.generation import Generation
 from sgl_actors.actors.scheduler.messages import Configure, Finish
 from sgl_actors.actors.scheduler.queue import Queue
@@ -126,7 +125,7 @@ def test_numbers_out_of_range_change_nothing(change: Configure) -> None:
 
 def modest(desk: Desk, first: int = 2) -> Desk:
     """With few output tokens expected of everybody."""
-    desk.core.estimate = OutputEstimate(first=first, least=1)
+    desk.core.estimate.first, desk.core.estimate.least = first, 1
     return desk
 
 
@@ -203,7 +202,7 @@ def test_a_lower_class_gives_way_first() -> None:
 def test_nobody_gives_way_while_there_are_pages() -> None:
     """Where what is asked for in advance does not fit, as much as is needed now does: room for all of both is enough."""
     desk = Desk(info(pages=66))
-    desk.core.estimate = OutputEstimate(first=2, least=32)
+    desk.core.estimate.first = 2
     desk.submit(request("a", [5, 6, 7], 30), request("b", [8, 9, 10], 30))
     desk.run()
     assert desk.core.counters["retracted"] == 0

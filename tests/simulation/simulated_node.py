@@ -33,7 +33,7 @@ from sgl_actors.actors.scheduler.actor import SchedulerActor
 from sgl_actors.actors.tokenizer import vocabulary
 from sgl_actors.actors.tokenizer.actor import TokenizerActor
 from sgl_actors.actors.worker.fake import FakeWorker
-from sgl_actors.errors import ActorDown, DeadlineExceeded
+from sgl_actors.errors import ActorDown, SglActorsError
 from tests.lang.byte_vocabulary import byte_tokenizer
 
 ROOT_ENDPOINT = "sim://root"
@@ -300,7 +300,7 @@ class SimulatedClient:
             clock=world.loop.time,
             force_codec=world.settings["force_codec"],
         )
-        self.excused = False
+        self.excused = self._looking = False
         self._numbers = 0
 
     async def join(self) -> None:
@@ -310,20 +310,21 @@ class SimulatedClient:
         self.system.transport.watch(ROOT_ENDPOINT)
 
     def _lost(self, _: str) -> None:
-        """What was on its way is lost; who waits may ask again."""
-        broken = ActorDown("the connection to the node broke off")
-        self.system._fail_pending(lambda to: to.endpoint != self.endpoint, broken)
-        self.task(self._come_back(), name=f"{self.name} comes back")
+        if not self._looking:
+            self._looking = True
+            self.task(self._look(), name=f"{self.name} looks for the node")
 
-    async def _come_back(self) -> None:
-        """Have the node know this client again, and learn what it has missed."""
+    async def _look(self) -> None:
+        """As `embedded._join_ipc`'s: have the node know this client again, then have whoever waits ask again."""
         while not self.world.done.is_set():
             try:
-                await embedded._learn_names(self.system, ROOT_ADDRESS)
-            except (ActorDown, DeadlineExceeded):
-                await asyncio.sleep(0.5)
+                await embedded._learn_names(self.system, ROOT_ADDRESS, embedded.LOOK_INTERVAL)
+            except SglActorsError:
+                await asyncio.sleep(embedded.LOOK_INTERVAL)
             else:
+                self._looking = False
                 self.world.counts["clients back"] += 1
+                self.system.interrupt(ActorDown("the connection to the node broke off"))
                 return
 
     @property
