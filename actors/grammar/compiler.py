@@ -82,8 +82,8 @@ def main(make: MakeEngine = engines) -> None:
     told = _read(source, SetUp)
     if told is None:
         return
-    os.nice(told.nice)
     engine = make(told.tokenizer, told.eos_ids, told.size, told.engine)
+    os.nice(told.nice)  # from here on; somebody waits for it to be ready
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit = _address_space() + told.memory
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -74,7 +74,8 @@ class KernelActor(Actor):
             for cell in self.system.cells.values()
             if cell.address.name != KERNEL and cell.parent is None
         ]
-        return Pong(pulses, {name: float(count) for name, count in self.system.counters.items()})
+        counters = {**self.system.counters, "tasks": len(asyncio.all_tasks())}
+        return Pong(pulses, {name: float(count) for name, count in counters.items()})
 
     async def _record(self, seconds: float, request: Request) -> None:
         recorder = Recorder()

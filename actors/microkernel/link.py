@@ -21,7 +21,14 @@ from zmq.utils.monitor import recv_monitor_message
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.curve import KeyPair
 from sgl_actors.actors.microkernel.transport import Deliver, Frames, Lost
-from sgl_actors.actors.microkernel.zmq_transport import MAX_BATCH, Sender, fd_of, read_batch, set_heartbeat
+from sgl_actors.actors.microkernel.zmq_transport import (
+    MAX_BATCH,
+    UNREAD,
+    Sender,
+    fd_of,
+    read_batch,
+    set_heartbeat,
+)
 from sgl_actors.errors import NotReady, Overloaded, ProtocolError, Unauthorized
 
 VERSION = 1
@@ -102,7 +109,7 @@ class _Line:
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.SNDHWM, IN_FLIGHT),
-            (zmq.RCVHWM, IN_FLIGHT),
+            (zmq.RCVHWM, UNREAD),
             (zmq.MAXMSGSIZE, MAX_BATCH),
             (zmq.RECONNECT_IVL, 50),
             (zmq.RECONNECT_IVL_MAX, 1000),

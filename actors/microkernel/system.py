@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -542,6 +543,7 @@ class System:
         returns = isinstance(message, Hello) and message.client  # it was taken for gone
         if self.registry.is_over(envelope.frm) and not returns:
             self._dead_letter("sender's epoch is over", str(envelope.frm), envelope.tag)
+            self._tell_gone(envelope)
             return
         cell = self._cell(envelope.to)
         if cell is None or cell.state in ("stopping", "dead"):
@@ -570,6 +572,14 @@ class System:
             cell.requests.add(request)
         elif sends and put is Put.TAKEN:
             self.accepted(request)
+
+    def _tell_gone(self, envelope: Envelope) -> None:
+        """Who asks from an endpoint that is taken for gone is there, and about to be let in again: it is to ask once more, not to wait."""
+        if envelope.kind in _QUESTIONS and envelope.frm.endpoint in self.registry.gone:
+            fault = Fault.of(ActorDown("this client is taken for gone; ask again"))
+            answer = Envelope(VERSION, Kind.FAULT, envelope.id, envelope.frm, envelope.to, Fault.TAG)
+            with suppress(SglActorsError):
+                self.transport.send(envelope.frm.endpoint, *encode(answer, fault), reserved=True)
 
     def accepted(self, request: Incoming) -> None:
         """A message sent with `Kind.SEND` has its place in the mailbox: tell the sender."""

@@ -15,7 +15,7 @@ from msgspec import Meta
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.errors import ProtocolError, SglActorsError, error_class
 
-VERSION = 1
+VERSION = 2
 
 MOST_CREDIT = 1 << 20
 """Items that a stream's consumer may grant at a time."""

@@ -38,7 +38,11 @@ MAX_BATCH = MAX_FRAME + BATCH_BYTES
 """Bytes of what a socket takes: the longest message, with its envelope."""
 
 IN_FLIGHT = 32
-"""Batches that libzmq itself holds on either side; what comes after them waits in the outbox, where bytes are counted. With 8 a message costs a tenth more."""
+"""Batches that libzmq itself holds for a peer that does not take them; what comes after them waits in the outbox, where bytes are counted."""
+
+UNREAD = 1024
+"""Batches of one peer that a receiving socket holds. Many, because libzmq (4.3, its issue 3937) may end a process where a connection breaks while its input is held back
+by this limit: so that happens only to one that has not read for long, which is about to be killed anyway."""
 
 PEERS = 4096
 """Endpoints that this process talks to at most."""
@@ -188,7 +192,7 @@ class ZmqTransport:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
-        self._router.setsockopt(zmq.RCVHWM, IN_FLIGHT)
+        self._router.setsockopt(zmq.RCVHWM, UNREAD)
         self._router.setsockopt(zmq.MAXMSGSIZE, MAX_BATCH)
         try:
             self._router.bind(endpoint)

@@ -48,6 +48,7 @@ class Outcome(msgspec.Struct):
             ("retried", verdict.retried),
         ):
             self.count(name, value)
+        self.sample("longest request", verdict.longest)
         for name in ("lost", "doubled"):
             self.count(name, verdict.kinds[name])
         self.failures += verdict.failures

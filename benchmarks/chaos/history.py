@@ -163,6 +163,7 @@ class History:
         for life in self.lives:
             verdict.tokens += life.tokens
             verdict.retried += len(life.attempts) - 1
+            verdict.longest = max(verdict.longest, life.ended - life.began)
             for kind, words in problems(life):
                 verdict.kinds[kind] += 1
                 if len(verdict.failures) < SHOWN:
@@ -172,10 +173,11 @@ class History:
 
 @dataclass
 class Verdict:
-    """What the checker found: how many requests and tokens, attempts beyond the first, problems by kind, and some of them in words."""
+    """What the checker found: how many requests and tokens, attempts beyond the first, seconds of the longest request, problems by kind, and some of them in words."""
 
     requests: int = 0
     tokens: int = 0
     retried: int = 0
+    longest: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -23,6 +22,7 @@ from benchmarks.chaos.node import ChaosNode, running, toml
 from benchmarks.chaos.node_kills import Job
 from benchmarks.chaos.plugins import Block, twin
 from sgl_actors.actors.microkernel.messages import ActorRow
+from sgl_actors.actors.microkernel.process import runs
 
 STOPPED = 10.0
 """Seconds a process is stopped."""
@@ -52,14 +52,6 @@ async def until_running(node: ChaosNode, old: ActorRow) -> None:
         await asyncio.sleep(0.01)
 
 
-def alive(pid: int) -> bool:
-    """Whether that process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (OSError, IndexError):
-        return False
-
-
 async def stop_and_wake(node: ChaosNode, actor: str, outcome: Outcome, draw: random.Random) -> None:
     """A moment's stop, which nobody notices; then a long one."""
     row = await node.kill(actor, signal.SIGSTOP)
@@ -72,7 +64,7 @@ async def stop_and_wake(node: ChaosNode, actor: str, outcome: Outcome, draw: ran
     at = now()
     await _replaced(node, actor, row, at, outcome)
     await asyncio.sleep(max(0.0, at + STOPPED - now()))
-    if alive(row.pid):
+    if runs(row.pid):
         os.kill(row.pid, signal.SIGCONT)
         outcome.count("woken")
         outcome.fail(f"{actor}: the stopped process {row.pid} lived on beside its successor")
@@ -124,7 +116,7 @@ async def _replaced(node: ChaosNode, actor: str, row: ActorRow, at: float, outco
         return
     outcome.sample("found", now() - at)
     await until_running(node, row)
-    if alive(row.pid):
+    if runs(row.pid):
         outcome.fail(f"{actor}: process {row.pid} of the old incarnation lived when the new one was up")
     async with httpx2.AsyncClient(timeout=LIMIT) as http:
         if await until_serving(node, http, actor):

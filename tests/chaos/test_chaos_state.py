@@ -18,8 +18,8 @@ async def run(plan: Plan) -> Outcome:
 CASE = Case("kills", "nothing is lost", run, Form(2, 5), Form(1, 1), {"back": (0.95, 3.0)})
 
 
-def round_of(number: int, commit: str = "abc", **outcome: dict[str, float]) -> Round:
-    return Round("kills", "long", number, 5, 1 + number, commit, 2.0, Outcome({"kills": 5.0}, **outcome))
+def round_of(number: int) -> Round:
+    return Round("kills", "long", number, 5, 1 + number, "abc", 2.0, Outcome({"kills": 5.0}))
 
 
 def test_finished_rounds_are_found_again(tmp_path: Path) -> None:

@@ -197,7 +197,8 @@ def idle_problems(world: World) -> list[str]:
             problems.append(f"cache: {core_of_cache.leased} pages leased in {core_of_cache.leases} leases")
         problems += [f"cache: {problem}" for problem in core_of_cache.check(full=True)]
     if (tokenizer := world.tokenizer) is not None:
-        left = len(tokenizer._live) + len(tokenizer._preparing) + len(tokenizer._outbox)
+        waiting = len(tokenizer._preparations.waiting) + len(tokenizer._submissions.outbox.submissions)
+        left = len(tokenizer._delivery.live) + waiting
         if left:
             problems.append(f"tokenizer: {left} requests")
     programs = world.actor("programs")
