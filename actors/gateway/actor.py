@@ -4,8 +4,9 @@ Owns the listening socket and the open HTTP connections, nothing else: every ans
 Messages in: `Describe`. Messages out: those of `NodeClient` (generate, tokenize, …) to the tokenizer and the
 scheduler, `Cancel` to the tokenizer, `ListActors` to the root.
 
-When it crashes, open connections break and the requests behind them are aborted with their streams; the next
-incarnation binds the same port again and clients retry. While another actor restarts, running requests wait for it.
+When it crashes, open connections break. A request behind one goes on for a while if its client gave it a key (`retry`), and is aborted otherwise; the next
+incarnation binds the same port again, and who sends the request once more with the same key gets the rest. While another actor restarts, running requests
+wait for it.
 When another class takes its place (`handover`), socket and connections go on.
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from sgl_actors.actors.microkernel.process import runs
 from sgl_actors.actors.node.config import runtime_base
 from sgl_actors.errors import NotReady
 
@@ -37,11 +38,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     @property
     def alive(self) -> bool:
         """Whether its root process runs. A record outlives a root that was killed, and a zombie runs no more."""
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            return False
-        return state not in "ZX"
+        return runs(self.pid)
 
 
 def read_record(runtime_dir: Path) -> NodeRecord | None:

@@ -47,18 +47,8 @@ class RunningNode:
         self.hurried = False
         self.url = self._claim_port()
         runtime_dir = make_runtime_dir(config.runtime_dir)
-        longest = max((len(spec.process) for spec in config.actors.values()), default=0)
-        if len(os.fsencode(runtime_dir)) + longest + 16 > MAX_SOCKET_PATH:
-            raise ConfigError(
-                f"node.runtime_dir: {runtime_dir} is too long for the path of a socket ({MAX_SOCKET_PATH} bytes)"
-            )
+        self._check_dir(runtime_dir)
         self._record_file = runtime_dir / FILE
-        record = read_record(runtime_dir)
-        if record is not None and record.alive:
-            raise ConfigError(
-                f"a node named {record.name!r} is running already (pid {record.pid}, {record.url or record.endpoint}); "
-                "stop it, or give this one another name: [node] name"
-            )
         for stale in runtime_dir.glob("*.ipc"):
             stale.unlink(missing_ok=True)
         config.log_dir.mkdir(parents=True, exist_ok=True)
@@ -89,6 +79,20 @@ class RunningNode:
             "drain": config.node.drain,
             "node_config": self.config,
         }
+
+    def _check_dir(self, runtime_dir: Path) -> None:
+        """Refuse a folder whose sockets would have too long a name, and one of a node that runs."""
+        longest = max((len(spec.process) for spec in self.config.actors.values()), default=0)
+        if len(os.fsencode(runtime_dir)) + longest + 16 > MAX_SOCKET_PATH:
+            raise ConfigError(
+                f"node.runtime_dir: {runtime_dir} is too long for the path of a socket ({MAX_SOCKET_PATH} bytes)"
+            )
+        record = read_record(runtime_dir)
+        if record is not None and record.alive:
+            raise ConfigError(
+                f"a node named {record.name!r} is running already (pid {record.pid}, {record.url or record.endpoint}); "
+                "stop it, or give this one another name: [node] name"
+            )
 
     def _claim_port(self) -> str:
         """Choose a free port for port 0, and refuse one that is taken before anything is loaded."""

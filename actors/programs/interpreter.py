@@ -114,22 +114,7 @@ class _Ask:
                 last = chunk
                 self.answered = True
                 self.used = usage_of(last, cached)
-        finish = last.finish
-        assert finish is not None
-        self.meta = {
-            "id": request.id,
-            "prompt_tokens": last.prompt_tokens,
-            "cached_tokens": cached,
-            "completion_tokens": last.completion_tokens,
-            "decode_steps": last.decoding.steps,
-            "sampled_tokens": last.decoding.sampled,
-            "forced_tokens": last.decoding.forced,
-            "held_back_tokens": last.decoding.held_back,
-            "drafted_tokens": last.decoding.drafted,
-            "accepted_tokens": last.decoding.accepted,
-            "finish_reason": {"type": finish.reason, "matched": finish.matched},
-            "seed": request.sampling.seed,
-        }
+        self.meta = _meta(request, last, cached)
         if node.logprobs:
             self.meta["output_token_logprobs"] = [[entry.logprob, entry.token_id] for entry in logprobs]
         if node.top_logprobs:
@@ -139,6 +124,26 @@ class _Ask:
         if node.prompt_logprobs_start >= 0:
             self.meta["input_token_logprobs"] = [[entry.logprob, entry.token_id] for entry in of_prompt]
         return last, "".join(pieces)
+
+
+def _meta(request: Generate, last: Chunk, cached: int) -> dict[str, Any]:
+    """What a program may know of a request by its last chunk."""
+    finish, decoding = last.finish, last.decoding
+    assert finish is not None
+    return {
+        "id": request.id,
+        "prompt_tokens": last.prompt_tokens,
+        "cached_tokens": cached,
+        "completion_tokens": last.completion_tokens,
+        "decode_steps": decoding.steps,
+        "sampled_tokens": decoding.sampled,
+        "forced_tokens": decoding.forced,
+        "held_back_tokens": decoding.held_back,
+        "drafted_tokens": decoding.drafted,
+        "accepted_tokens": decoding.accepted,
+        "finish_reason": {"type": finish.reason, "matched": finish.matched},
+        "seed": request.sampling.seed,
+    }
 
 
 def _ignore(_text: str) -> None: ...

@@ -84,6 +84,17 @@ class Generation:
             self._prompt_logprobs.clear()
         return msgspec.structs.replace(self.sequence, output=list(self.ids))
 
+    def asks_for(self, sequence: Sequence, options: SamplingOptions) -> bool:
+        """Whether a request asks for the same, whatever seed was drawn for it."""
+        known = self.sequence
+        return (known.prompt, known.tenant, known.salt, known.logprobs, self.options) == (
+            sequence.prompt,
+            sequence.tenant,
+            sequence.salt,
+            sequence.logprobs,
+            options,
+        )
+
     def begins_with(self, output: list[int]) -> bool:
         """Whether an asker who has `output` may have it from here."""
         return self.ids[: len(output)] == output

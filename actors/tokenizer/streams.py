@@ -1,34 +1,13 @@
-"""What the tokenizer knows of a request: while it is prepared, and while it is in flight or kept."""
+"""A request in flight or kept, with its asker."""
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
-from sgl_actors.actors.microkernel import Message, Request
+from sgl_actors.actors.microkernel import Request
 from sgl_actors.actors.tokenizer.generation import Generation
-from sgl_actors.actors.tokenizer.handover import LiveStream, Question
-from sgl_actors.actors.tokenizer.messages import Generate, Tokenize
-from sgl_actors.errors import Cancelled, SglActorsError
-
-
-class Preparation:
-    """A request that is not admitted yet: its constraint is compiled, its prompt is tokenised in a thread, or no model is known."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.task: asyncio.Task[None] | None = None
-        self.cancelled = False
-
-    def cancel(self, why: str) -> None:
-        """End it; of no effect on a request that is admitted or has failed."""
-        if self.task is not None and self.task.done():
-            return
-        self.cancelled = True
-        self.request.fail(Cancelled(why))
-        if self.task is not None:
-            self.task.cancel()
+from sgl_actors.actors.tokenizer.handover import LiveStream
+from sgl_actors.errors import SglActorsError
 
 
 class Stream:
@@ -81,17 +60,3 @@ class Stream:
             kept=kept,
             resubmitted=self.resubmitted,
         )
-
-
-def essence(message: Message) -> Message:
-    """What a request is, however much of its output the asker has."""
-    return msgspec.structs.replace(message, output=[], known=-1) if isinstance(message, Generate) else message
-
-
-def question(message: Message, request: int) -> Question:
-    """What has been asked, for `handover`."""
-    return Question(
-        request,
-        message if isinstance(message, Generate) else None,
-        message if isinstance(message, Tokenize) else None,
-    )

@@ -199,51 +199,54 @@ class FakeModel:
             )
         if self.poison in held.tokens[start : min(stop, held.new.prompt_length)]:
             raise Poisoned(f"token {self.poison} of sequence {work.seq}")
-        before = self._state(held, start)
-        if before < 0:
+        states = self._compute(held, start, stop)
+        if not states:
             del self._held[work.seq]
             return SequenceResult(work.seq, error=f"no KV for token {start - 1}")
+        ran = SequenceResult(
+            work.seq,
+            ran=stop - start,
+            prompt_logprobs=self._score_prompt(held, start, stop, states),
+            forced_logprobs=self._score_forced(held, start, stop, states),
+        )
+        return ran if short or not work.sample else self._sample(held, states[-1], ran)
+
+    def _compute(self, held: _Held, start: int, stop: int) -> list[int]:
+        """Hashes of the prefixes before each of these tokens and behind the last; none if the pool has not the one before them."""
+        before = self._state(held, start)
+        if before < 0:
+            return []
         states = [before]
         for index in range(start, stop):
             states.append(extend(states[-1], held.tokens[index]))
             self.pool[self._slot(held.pages, index)] = states[-1]
         held.computed = stop
-        scores = self._score_prompt(held, start, stop, states)
-        late = self._score_forced(held, start, stop, states)
-        ran = stop - start
-        if not work.sample or short:
-            return SequenceResult(work.seq, ran=ran, forced_logprobs=late, prompt_logprobs=scores)
+        return states
+
+    def _sample(self, held: _Held, last: int, ran: SequenceResult) -> SequenceResult:
+        """The next token, and what comes with it: drafts that are accepted, or forced tokens."""
+        sampling = held.new.sampling
         new, vocabulary = held.new, self.info.vocabulary
-        token = self._write(held, states[-1])
-        wanted = score(states[-1], token, new.logprobs.top, vocabulary) if new.logprobs.output else None
+        token = self._write(held, last)
+        wanted = score(last, token, new.logprobs.top, vocabulary) if new.logprobs.output else None
         held.scored = len(held.tokens)
         if sampling.constraint is None or not sampling.jump_forward:
-            accepted, drafted, more = self._draft(held, states[-1])
-            return SequenceResult(
-                work.seq,
-                token,
+            accepted, drafted, more = self._draft(held, last)
+            return msgspec.structs.replace(
+                ran,
+                token_id=token,
                 accepted=accepted,
                 drafted=drafted,
-                ran=ran + len(accepted),
+                ran=ran.ran + len(accepted),
                 logprob=wanted,
                 accepted_logprobs=more,
-                forced_logprobs=late,
-                prompt_logprobs=scores,
             )
-        state = extend(states[-1], token)
+        state = extend(last, token)
         forced: list[int] = []
-        while len(forced) < forces(extend(states[-1], token)) and held.tokens[-1] not in sampling.end_ids:
+        while len(forced) < forces(extend(last, token)) and held.tokens[-1] not in sampling.end_ids:
             forced.append(self._write(held, state))
             state = extend(state, forced[-1])
-        return SequenceResult(
-            work.seq,
-            token,
-            tuple(forced),
-            ran=ran,
-            logprob=wanted,
-            forced_logprobs=late,
-            prompt_logprobs=scores,
-        )
+        return msgspec.structs.replace(ran, token_id=token, forced=tuple(forced), logprob=wanted)
 
     def _draft(self, held: _Held, state: int) -> tuple[tuple[int, ...], int, tuple[TokenLogprob, ...]]:
         """Run drafts behind the last token but one: what was accepted, how many there were, and log probabilities. The wrong ones stay in the pool."""

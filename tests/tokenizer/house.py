@@ -102,7 +102,7 @@ class House:
 
     async def model_known(self) -> None:
         async with asyncio.timeout(5):
-            while self.tokenizer._model is None:
+            while self.tokenizer._served.info is None:
                 await asyncio.sleep(0)
 
     def ask(self, id_: str = "r", credit: int = 64, **fields: Any) -> Asker:

@@ -21,8 +21,7 @@ from sgl_actors.actors.scheduler.messages import (
     Stop,
     Update,
 )
-from sgl_actors.actors.tokenizer import actor as tokenizer_actor
-from sgl_actors.actors.tokenizer import constraints, prompts, stop_patterns
+from sgl_actors.actors.tokenizer import constraints, prompts, served, stop_patterns
 from sgl_actors.actors.tokenizer.actor import INLINE, TokenizerActor
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
@@ -129,7 +128,7 @@ async def test_a_stop_string_in_the_last_update_needs_no_order(house: House) -> 
     assert (await asker.end()).finish == Finish("stop", "a")
     await house.settle()
     assert house.scheduler.told.empty()
-    assert not house.tokenizer._ending
+    assert not house.tokenizer._submissions.ending
 
 
 async def test_a_slow_asker_gets_merged_chunks(house: House) -> None:
@@ -156,7 +155,7 @@ async def test_an_asker_that_goes_is_an_abort(house: House) -> None:
     )
     await house.settle()
     assert house.tokenizer.statistics()["num_live_requests"] == 0
-    assert not house.tokenizer._ending
+    assert not house.tokenizer._submissions.ending
 
 
 async def test_cancel_by_id_comes_back_as_an_abort(house: House) -> None:
@@ -475,7 +474,7 @@ async def test_a_stop_pattern_that_takes_too_long_fails_alone(
     monkeypatch.setattr(stop_patterns, "SECONDS", 0.01)
     bad, good = house.ask("bad", stop_regex=("(a|aa)+!",)), house.ask("good", stop_regex=("a+!",))
     await house.scheduler.submitted()
-    while len(house.tokenizer._live) < 2:
+    while len(house.tokenizer._delivery.live) < 2:
         await house.settle()
     ids = [A] * 60
     house.scheduler.progress(Update("bad", 0, ids), Update("good", 0, ids, finish=Finish("length")))
@@ -504,7 +503,7 @@ async def test_not_ready_without_a_model(empty: House, monkeypatch: pytest.Monke
     early = empty.ask("early")
     await asyncio.sleep(0)  # its message is sent
     await empty.settle()
-    monkeypatch.setattr(tokenizer_actor, "PATIENCE", 0.01)
+    monkeypatch.setattr(served, "PATIENCE", 0.01)
     assert isinstance(await empty.ask().error(), NotReady)
     empty.scheduler = await empty.start(ScriptedScheduler, "scheduler")
     assert [sequence.id for sequence in await empty.scheduler.submitted()] == ["early"]
@@ -529,7 +528,7 @@ async def test_one_request_that_fails_harms_no_other(house: House, monkeypatch: 
     def broken(_update: Update) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(house.tokenizer._live["bad"].generation, "update", broken)
+    monkeypatch.setattr(house.tokenizer._delivery.live["bad"].generation, "update", broken)
     house.scheduler.progress(Update("bad", 0, [A]), Update("good", 0, [A], finish=Finish("length")))
     assert (await good.end()).text == "a"
     assert "RuntimeError" in str(await bad.error())
