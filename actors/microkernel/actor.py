@@ -4,7 +4,8 @@ Guarantees. An actor handles one message at a time. Messages from one sender arr
 the control lane goes before the data lane. Delivery is at most once. A `call` or `stream` ends in exactly one of:
 answer, error raised by the receiver, `ActorDown`, `DeadlineExceeded`, cancelled by the asker.
 An exception while a call or stream is handled goes back to its asker and the actor lives on; an exception in a
-cast, in `start` or in a task of the actor ends the incarnation, and its supervisor decides.
+cast, in `start` or in a task of the actor ends the incarnation, and its supervisor decides. A cast that its receiver refuses
+(`InvalidRequest`, `ProtocolError`), or does not know, is counted and dropped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import structlog
 from sgl_actors.actors.microkernel.address import Address
 from sgl_actors.actors.microkernel.swap import Snapshot
 from sgl_actors.actors.microkernel.wire import Message
-from sgl_actors.errors import SwapFailed
+from sgl_actors.errors import ProtocolError, SwapFailed
 
 M = TypeVar("M", bound=Message)
 
@@ -167,7 +168,7 @@ class Actor:
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """Handle one message; see `Request` for answering."""
-        raise NotImplementedError(f"{type(self).__name__} does not take {type(message).__name__}")
+        raise ProtocolError(f"{type(self).__name__} does not take {type(message).__name__}")
 
     async def stop(self) -> None:
         """Let go of what the incarnation holds. Runs once, also after a crash of `receive`."""

@@ -17,7 +17,15 @@ from sgl_actors.actors.microkernel.mailbox import Mailbox, Put
 from sgl_actors.actors.microkernel.once import Once
 from sgl_actors.actors.microkernel.swap import swap
 from sgl_actors.actors.microkernel.wire import VERSION, Down, Envelope, Kind, Message
-from sgl_actors.errors import CheckpointError, ConfigError, DeadlineExceeded, SglActorsError, SwapFailed
+from sgl_actors.errors import (
+    CheckpointError,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    ProtocolError,
+    SglActorsError,
+    SwapFailed,
+)
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
@@ -146,8 +154,13 @@ class Cell:
             answer = await self.actor.receive(request.message, request)
         except Exception as error:
             if request.kind == "cast":
-                raise
-            if request.answered:
+                if not isinstance(error, InvalidRequest | ProtocolError):
+                    raise
+                self.system.counters["refused_casts"] += 1
+                self.log.warning(
+                    "cast refused", message=type(request.message).__name__, error=repr(error)[:200]
+                )
+            elif request.answered:
                 self.log.exception(
                     "failed after its answer", message=type(request.message).__name__, trace=request.trace
                 )

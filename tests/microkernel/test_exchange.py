@@ -345,3 +345,13 @@ async def test_garbage_is_counted(pair: Any) -> None:
     pair.there.deliver([b"\xff\x00", b"", msgspec.msgpack.encode([1, 2, 3]), b"x", b""])
     assert pair.there.counters["protocol_errors"] == 2
     assert (await pair.ctx.call("echo", Say("fine"), Say, timeout=5)).text == "fine"
+
+
+async def test_a_cast_that_is_refused_ends_nobody(pair: Any) -> None:
+    """What the receiver refuses with a typed error is counted; any other exception ends it."""
+    cell = await up(pair, Echo)
+    pair.ctx.cast("echo", Fail("typed"))
+    assert (await pair.ctx.call("echo", Say("on"), Say)).text == "on"
+    assert pair.there.counters["refused_casts"] == 1
+    pair.ctx.cast("echo", Fail("broken"))
+    await cell.ended.wait()
