@@ -83,6 +83,11 @@ class Trial:
         if not self.outcome.done():
             self.outcome.set_exception(SwapFailed(f"{self.before.name} is started as it was: {reason}"))
 
+    def removed(self, name: str) -> None:
+        """It will not be: the actor is ended for good."""
+        if not self.outcome.done():
+            self.outcome.set_exception(SwapFailed(f"{name} is removed"))
+
 
 class Root(Actor):
     """See the module. Config: `system`, `supervisor`, `boot` (what every child is told), `socket_dir`, `on_done`, `drain`; `launch` if processes are not `Process`."""
@@ -346,6 +351,7 @@ class Root(Actor):
             trial.failed(reason)
             child.spec = trial.before
             normal = fatal = False
+            same_cause = True  # the operator's class is at fault, and its asker hears of it
         now = self.ctx.now()
         self._apply(
             self.supervisor.exited(name, reason, now, normal=normal, fatal=fatal, same_cause=same_cause)
@@ -403,8 +409,14 @@ class Root(Actor):
     async def _swap(self, message: SwapActor, request: Request) -> None:
         try:
             request.reply(await self.swap(message))
-        except SglActorsError as error:
-            request.fail(error)
+        except Exception as error:  # noqa: BLE001 - it is the asker's
+            self._not_done(error, request, f"swap of {message.name}")
+
+    def _not_done(self, error: Exception, request: Request, what: str) -> None:
+        """Tell whoever asked for a change why it was not made. Whatever was wrong with it, the node goes on."""
+        if not isinstance(error, SglActorsError):
+            self.log.error("change failed", change=what, exc_info=error)
+        request.fail(error)
 
     async def swap(self, message: SwapActor) -> Swapped:
         """Have another class take over an actor, in place where both classes know how; else by a new incarnation.
@@ -465,7 +477,11 @@ class Root(Actor):
 
     async def remove(self, name: str) -> None:
         """End an actor for good and wait until it has ended."""
-        self._trials.pop(name, None)
+        trial = self._trials.pop(name, None)
+        if trial is not None:
+            trial.removed(name)
+        for request in self._restarting.pop(name, []):
+            request.fail(ActorDown(f"{name} is removed"))
         if name in self.supervisor.children:
             ended = self._removing.setdefault(name, asyncio.Event())
             self._apply(self.supervisor.remove(name))
@@ -517,7 +533,12 @@ def overlaid(settings: str, changes: str, *, same_class: bool) -> str:
     sections: dict[str, Any] = msgspec.json.decode(settings) if settings else {}
     if not same_class:
         sections.pop("options", None)
-    sections |= msgspec.json.decode(changes) if changes else {}
+    try:
+        sections |= msgspec.json.decode(changes, type=dict[str, Any]) if changes else {}
+    except msgspec.MsgspecError as error:
+        raise InvalidRequest(
+            f"settings: expected a JSON object of sections: {error}", param="settings"
+        ) from None
     return msgspec.json.encode(sections).decode() if sections else ""
 
 

@@ -91,11 +91,14 @@ def resolve(name: str, environ: Mapping[str, str] | None = None) -> Checkpoint:
                     f"model {name!r} is not installed; get it with: {model.get}", param="model.path"
                 )
             return Checkpoint(_checked_file(path).absolute(), model.served_name)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return Checkpoint(_checked_folder(path).absolute())
-    if path.exists():
-        return Checkpoint(_checked_file(path).absolute())
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return Checkpoint(_checked_folder(path).absolute())
+        if path.exists():
+            return Checkpoint(_checked_file(path).absolute())
+    except (OSError, RuntimeError) as error:  # too long, no permission, no such user
+        raise CheckpointError(f"model {name!r:.200}: {error!s:.200}", param="model.path") from None
     if snapshot := _snapshots(environ).get(name):
         return Checkpoint(_checked_folder(snapshot), name)
     raise CheckpointError(_not_found(name, environ), param="model.path")

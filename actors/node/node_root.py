@@ -48,26 +48,26 @@ class NodeRoot(Root):
         """Handle what only a node is asked; the rest is the root's."""
         match message:
             case Reload():
-                self._answer(request, self._reload())
+                self._answer(request, "reload", self._reload())
             case LoadModel():
-                self._answer(request, self._load(message))
+                self._answer(request, "load", self._load(message))
             case UnloadModel():
-                self._answer(request, self._unload(message.name, message.drain))
+                self._answer(request, "unload", self._unload(message.name, message.drain))
             case ListModels():
                 return self._stacks.models()
             case _:
                 return await super().receive(message, request)
         return None
 
-    def _answer(self, request: Request, work: Coroutine[Any, Any, Message]) -> None:
+    def _answer(self, request: Request, what: str, work: Coroutine[Any, Any, Message]) -> None:
         """Do it beside the message loop; one change of the node at a time."""
 
         async def run() -> None:
             try:
                 async with self._changing:
                     answer = await work
-            except SglActorsError as error:
-                request.fail(error)
+            except Exception as error:  # noqa: BLE001 - it is the asker's
+                self._not_done(error, request, what)
             else:
                 request.reply(answer)
 

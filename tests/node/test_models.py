@@ -115,3 +115,10 @@ def test_what_is_no_checkpoint_is_named_with_what_was_expected(
         Path(file).write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         resolve(name, {"HF_HUB_CACHE": "/nowhere"})
+
+
+@pytest.mark.parametrize("name", ["~no-such-user-here/m.gguf", "m" * 5000, "m\0.gguf"])
+def test_a_name_that_no_path_can_have_is_no_checkpoint(name: str) -> None:
+    """The system's refusal is ours: the root of a node asks this, and must not end by it."""
+    with pytest.raises(CheckpointError, match="model"):
+        resolve(name, {"HF_HUB_CACHE": "/nowhere"})

@@ -28,10 +28,11 @@ from sgl_actors.actors.microkernel.messages import (
 from sgl_actors.actors.microkernel.supervisor import ChildSpec
 from sgl_actors.actors.node.config import load
 from sgl_actors.actors.node.embedded import NodeHandle, join, open_node
+from sgl_actors.actors.node.messages import Reload, Reloaded
 from sgl_actors.actors.node.node_root import NodeRoot
 from sgl_actors.actors.node.record import read_record
 from sgl_actors.actors.node.root import RunningNode
-from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest, NodeGone, SwapFailed
+from sgl_actors.errors import ActorDown, ConfigError, InvalidRequest, NodeGone, RemoteError, SwapFailed
 from tests.microkernel.kernel_actors import Block, Heard, Say, Wait, Who, Words
 from tests.microkernel.swap_actors import Add, Sum
 
@@ -455,3 +456,65 @@ async def test_children_that_come_and_go(tmp_path: Path) -> None:
             await root.add(ChildSpec("counter@c", "tests.microkernel.swap_actors:Unborn", "third"))
         assert list(node.supervisor.children) == ["counter"]
         assert node.supervisor.ready
+
+
+COUNTER = 'class = "tests.microkernel.swap_actors:Counter"'
+
+
+@pytest.mark.parametrize("settings", ["{", "[1]", "7"])
+async def test_settings_that_are_none_are_refused(tmp_path: Path, settings: str) -> None:
+    """A wrong change is its asker's error, and not the root's end."""
+    async with running(write_config(tmp_path, {"one": COUNTER})) as (_, _, context):
+        with pytest.raises(InvalidRequest, match="settings"):
+            await context.call("root", SwapActor("one", "", settings), Swapped, timeout=10)
+        assert (await context.call("root", ListActors(), Actors, timeout=10)).ready
+
+
+async def test_a_change_that_raises_anything_leaves_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in a change is told to who asked for it."""
+
+    async def broken(self: NodeRoot) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(NodeRoot, "_reload", broken)
+    async with running(write_config(tmp_path, {"one": COUNTER})) as (_, _, context):
+        with pytest.raises(RemoteError, match="a fault of ours"):
+            await context.call("root", Reload(), Reloaded, timeout=10)
+        assert (await context.call("root", ListActors(), Actors, timeout=10)).ready
+
+
+async def test_failed_swaps_do_not_use_up_the_patience(tmp_path: Path) -> None:
+    """A class that does not start is no failure of the actor that runs again after it."""
+    async with running(write_config(tmp_path, {"one": COUNTER})) as (node, _, context):
+        node.supervisor.intensity = 0
+        swap = SwapActor("one", "tests.microkernel.swap_actors:Unborn", restart=True)
+        for _ in range(2):
+            with pytest.raises(SwapFailed, match="cannot start"):
+                await context.call("root", swap, Swapped, timeout=10)
+            await until_ready(context)
+        assert not node.supervisor.failed
+
+
+async def test_who_waits_for_an_actor_that_is_removed_hears_of_it(tmp_path: Path) -> None:
+    """A replacement and a restart under way end when their actor is ended for good."""
+    node = RunningNode(load(write_config(tmp_path, {"one": ECHO, "two": ECHO})))
+    cell = await node.start()
+    root = cell.actor
+    assert isinstance(root, NodeRoot)
+    handle = await join(node.endpoint)
+    context = handle.context("test")
+    await until_ready(context)
+    swap = SwapActor("one", "tests.microkernel.kernel_actors:SlowStart", restart=True)
+    swapping = asyncio.create_task(context.call("root", swap, Swapped, timeout=60))
+    await until(lambda: node.supervisor.children["one"].state == "starting")
+    restarting = asyncio.create_task(context.call("root", RestartActor("one"), Done, timeout=60))
+    await until(lambda: node.supervisor.children["one"].restarts == 2)
+    await root.remove("one")
+    with pytest.raises(SwapFailed, match="one is removed"):
+        await swapping
+    with pytest.raises(ActorDown, match="one is removed"):
+        await restarting
+    await handle.close()
+    await node.close()
