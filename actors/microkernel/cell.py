@@ -278,6 +278,7 @@ class CellContext:
         self.log = cell.log
         self._silent = False
         self._trial: list[asyncio.Task[None]] | None = None if config is None else []
+        self._failure: Exception | None = None
 
     def silence(self) -> None:
         """Its timers bring nothing any more."""
@@ -286,6 +287,11 @@ class CellContext:
     def established(self) -> None:
         """Its actor is in charge."""
         self._trial = None
+
+    def check(self) -> None:
+        """Raise what ended one of the tasks of an actor on trial."""
+        if self._failure is not None:
+            raise self._failure
 
     def discard(self) -> None:
         """Its actor has failed to take over: what it began ends."""
@@ -365,10 +371,21 @@ class CellContext:
     def task(self, coroutine: Coroutine[Any, Any, None], *, name: str = "") -> asyncio.Task[None]:
         """See `Context.task`."""
         assert self._cell.group is not None
-        task = self._cell.group.create_task(coroutine, name=name or f"{self.address} task")
+        tried = coroutine if self._trial is None else self._try(coroutine)
+        task = self._cell.group.create_task(tried, name=name or f"{self.address} task")
         if self._trial is not None:
             self._trial.append(task)
+            task.add_done_callback(lambda _: coroutine.close())  # of one that was cancelled before it began
         return task
+
+    async def _try(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """A task of an actor on trial: while it is, an error is the swap's end, and not the incarnation's."""
+        try:
+            await coroutine
+        except Exception as error:
+            if self._trial is None:
+                raise
+            self._failure = self._failure or error
 
     def after(self, seconds: float, message: Message) -> Callable[[], None]:
         """See `Context.after`."""

@@ -18,6 +18,8 @@ def load_class(path: str) -> type[Actor]:
         found = _by_module(path) if ":" in path else _by_entry_point(path)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"class {path!r}: {error}") from error
+    except SystemExit:  # others live in this process
+        raise ConfigError(f"class {path!r}: its module ends the process when it is imported") from None
     if not (isinstance(found, type) and issubclass(found, Actor)):
         raise ConfigError(f"class {path!r} is no Actor")
     return found

@@ -107,6 +107,7 @@ async def _take_over(old: Actor, new: type[Actor], context: Any, timeout: float)
     try:
         successor = new(context)
         await _within(timeout, successor.restore(old.snapshot()), f"{new.__qualname__} did not restore")
+        context.check()
     except BaseException:
         context.discard()
         raise

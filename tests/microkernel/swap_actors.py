@@ -113,6 +113,17 @@ class Broken(Counter):
         await asyncio.Event().wait()
 
 
+class Faulty(Counter):
+    """A task that it began ends with an error while it restores."""
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        await self.ctx.task(self._fault(), name="of a failure")
+        await super().restore(snapshot)
+
+    async def _fault(self) -> None:
+        raise RuntimeError("task is broken")
+
+
 class Slow(Counter):
     """Never has restored."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.microkernel.swap_actors import (
     Better,
     Broken,
     Counter,
+    Faulty,
     Later,
     OtherLayout,
     Plain,
@@ -84,7 +86,12 @@ async def test_nothing_is_lost_while_swapping_back_and_forth(kernel: tuple[Syste
 
 @pytest.mark.parametrize(
     ("successor", "why"),
-    [(Broken, "restore is broken"), (OtherLayout, "counter/7"), (Slow, "did not restore")],
+    [
+        (Broken, "restore is broken"),
+        (OtherLayout, "counter/7"),
+        (Slow, "did not restore"),
+        (Faulty, "task is broken"),
+    ],
 )
 async def test_a_failing_successor_is_rolled_back(
     kernel: tuple[System, Cell, Context], successor: type[Counter], why: str
@@ -156,3 +163,11 @@ def test_a_class_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     for path in ("no.such:Class", "tests.microkernel.swap_actors:Nobody", "json:loads", "nobody"):
         with pytest.raises(ConfigError):
             load_class(path)
+
+
+def test_a_module_that_ends_the_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who runs in that process does not end with it."""
+    (tmp_path / "ending_plugin.py").write_text("raise SystemExit(5)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="ends the process"):
+        load_class("ending_plugin:Actor")
