@@ -8,6 +8,7 @@ Prior art: nginx's client_header_timeout, client_body_timeout, send_timeout and 
 from __future__ import annotations
 
 import enum
+import select
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -98,6 +99,9 @@ class Connection(HttpToolsProtocol):
         self._unread_since = 0.0
         self._head = self._fields = self._body = self._fed = 0
         self._shut = False
+        self._cycles: list[
+            Any
+        ] = []  # requests without their whole answer: the one in work, and those behind it
 
     def __repr__(self) -> str:
         return f"<Connection {self.client} expects {self._phase.value}>"
@@ -137,6 +141,15 @@ class Connection(HttpToolsProtocol):
         """Let go of it."""
         self._leave_lobby()
         super().connection_lost(exc)
+        self._tell_requests()
+
+    def _tell_requests(self) -> None:
+        """Nobody waits for an answer any more. uvicorn tells the last request only, which may stand behind the one in work."""
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self._cycles.clear()
 
     def data_received(self, data: bytes) -> None:
         """Parse; bytes of which the parser gives nothing back are bounded, too: an endless header field, an endless trailer."""
@@ -177,6 +190,7 @@ class Connection(HttpToolsProtocol):
             return
         self._leave_lobby()
         super().on_headers_complete()
+        self._cycles = [*(one for one in self._cycles if not one.response_complete), self.cycle]
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -221,6 +235,9 @@ class Connection(HttpToolsProtocol):
             self._lobby.cut["unread"] += 1
             self._shut = True
             self.transport.abort()
+        elif self.flow.read_paused and _has_left(self.transport):
+            self._lobby.cut["left"] += 1
+            self.transport.abort()
         elif not self._shut:
             self._look_at_input(now, took)
 
@@ -256,6 +273,7 @@ class Connection(HttpToolsProtocol):
             self.transport.write(
                 answer(status, code, why, retry=retry, headers=self.server_state.default_headers)
             )
+        self._tell_requests()
         self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
@@ -300,6 +318,16 @@ def answer(
         lines.append((b"retry-after", b"%d" % retry))
     lines.append((b"connection", b"close"))
     return STATUS_LINE[status] + b"".join(b"%s: %s\r\n" % line for line in lines) + b"\r\n" + body
+
+
+def _has_left(transport: Any) -> bool:
+    """Whether the client has closed its side: while reading is paused, nothing else tells."""
+    peer = transport.get_extra_info("socket")
+    if peer is None or peer.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(peer.fileno(), getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
 
 
 def _bound_unsent(transport: Any) -> None:

@@ -59,6 +59,22 @@ async def test_leaving_aborts_every_choice(url: str, node: FakeNode) -> None:
     assert len(node.aborted) == 4
 
 
+async def test_leaving_with_more_requests_ahead_aborts(url: str, node: FakeNode, service: Service) -> None:
+    """Who has sent a second request before the first was answered is not read any more, and still seen to leave."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    body = b'{"text": "<hold>"}'
+    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with asyncio.timeout(10):
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head.encode() + body + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        await node.holding.wait()
+        writer.close()
+        await node.aborting.wait()
+        while service.running:
+            await asyncio.sleep(0.001)
+    assert node.running == 0
+
+
 async def test_leaving_is_logged_as_499(url: str, node: FakeNode, lines: LogCapture) -> None:
     """The log line of a request whose client left says so."""
     async with asyncio.timeout(10), httpx2.AsyncClient() as client:
