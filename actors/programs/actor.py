@@ -78,6 +78,8 @@ class ProgramsActor(Actor):
                 self._run(message, request)
             case ListPrograms():
                 return self._list()
+            case ProgramStarted(id_) | ProgramEnded(id_) if not self._is_of(id_, request.sender):
+                self._unexpected += 1
             case ProgramStarted(id_, name) if len(self._programs) < MOST_ANNOUNCED:
                 self._programs[id_] = Announced(id_, name, self.ctx.now(), request.sender)
                 self.ctx.monitor(request.sender)
@@ -108,6 +110,11 @@ class ProgramsActor(Actor):
             for p in self._programs.values()
         ]
         return Programs(rows, self._succeeded, self._failed)
+
+    def _is_of(self, id_: str, sender: Address) -> bool:
+        """Whether a program is `sender`'s, or not known: nobody speaks for the programs of another process."""
+        known = self._programs.get(id_)
+        return known is None or (known.where is not None and known.where.endpoint == sender.endpoint)
 
     def _ended(self, id_: str, error: str) -> None:
         if self._programs.pop(id_, None) is not None:
