@@ -205,10 +205,12 @@ class WorkerActor(Actor):
         self._begin(engine)
 
     def resume(self) -> None:
-        """Take steps again."""
+        """Take steps again; a pass that was waited for in vain goes on in the task it is in."""
         assert self._engine is not None
+        assert self._steps is not None
         self._settling = False
-        self._begin(self._engine)
+        if self._steps.done() or self._steps.cancelling():
+            self._begin(self._engine)
 
     def statistics(self) -> dict[str, float]:
         """What the runner counted since it started, and what is waiting."""

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from sgl_actors.actors.microkernel import Actor, Message, Request, Snapshot
+from sgl_actors.actors.microkernel import swap as swapping
 from sgl_actors.actors.worker.actor import QUEUE, WorkerActor
 from sgl_actors.actors.worker.fake import FakeWorker
 from sgl_actors.actors.worker.handover import LAYOUT, WorkerState
@@ -140,6 +141,26 @@ async def test_a_pass_is_waited_for_and_what_waits_is_kept(
     assert await swapping < 0.5
     assert len(await steps) == 3
     assert old._engine.runner.counters.steps == 4
+
+
+async def test_a_pass_that_takes_too_long_ends_the_swap(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old object goes on with one task that takes steps, so that a reset does not touch the batch of a pass that runs."""
+    await begin(house)
+    gate = Gate(monkeypatch)
+    house.cast(Step(1, 1, [], [], [Work(1)]))
+    await gate.begun()
+    monkeypatch.setattr(swapping, "SETTLE_TIMEOUT", 0.02)
+    with pytest.raises(SwapFailed, match="did not come to rest"):
+        await swap(house, Other)
+    house.cast(Reset(2))
+    await house.ctx.call("worker/0", Describe(), ModelInfo)
+    assert house.worker.actor._engine.runner.batch.epoch == 1
+    gate.opened.set()
+    done = await house.hear()
+    assert isinstance(done, StepDone)
+    assert (done.number, await house.hear()) == (1, ResetDone(2))
 
 
 async def test_a_class_whose_restore_raises_changes_nothing(house: House) -> None:
