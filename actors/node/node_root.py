@@ -145,6 +145,8 @@ class NodeRoot(Root):
                 name = f"{change.actor}{suffix}"
                 await self._attempt(done, name, change.why, self._move(name, self._spec(change, suffix)))
         for change in plan.added:
+            if change.actor in self.supervisor.children:  # added by a reload of which something else failed
+                continue
             await self._attempt(done, change.actor, change.why, self.add(self._spec(change, "")))
         if plan.supervisor:
             options, supervisor = new.supervisor, self.supervisor
@@ -155,7 +157,7 @@ class NodeRoot(Root):
             )
             done.changes.append("supervisor: in force")
         if not done.failed:
-            self._config = new
+            self._config = reload.held(self._config, new)
         self.log.info("reloaded", changed=len(done.changes), later=len(done.later), failed=len(done.failed))
         return done
 

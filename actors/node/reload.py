@@ -70,6 +70,7 @@ def plan(old: NodeConfig, new: NodeConfig) -> Plan:
             found.later.append(f"{section}.{key} changes at the node's next start{hint}")
         else:
             changed.setdefault(owner, []).append(section if section == "tenants" else f"{section}.{key}")
+    new = held(old, new)
     found.removed = [name for name in old.actors if name not in new.actors]
     for name, spec in new.actors.items():
         before = old.actors.get(name)
@@ -95,6 +96,16 @@ def _changed_keys(old: NodeConfig, new: NodeConfig) -> Iterator[tuple[str, str]]
                 for key in after.__struct_fields__
                 if getattr(before, key) != getattr(after, key)
             )
+
+
+def held(old: NodeConfig, new: NodeConfig) -> NodeConfig:
+    """`new` with those keys of `old` that hold until the node's end."""
+    sections = {}
+    for section, keys in FIXED.items():
+        before = getattr(old, section)
+        values = {key: getattr(before, key) for key in keys}
+        sections[section] = msgspec.structs.replace(getattr(new, section), **values)
+    return msgspec.structs.replace(new, **sections)
 
 
 def _sections(name: str, config: NodeConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sgl_actors.actors.node.config import NodeConfig, load
-from sgl_actors.actors.node.reload import plan
+from sgl_actors.actors.node.reload import held, plan
 
 OTHER = "tests.microkernel.swap_actors:Counter"
 
@@ -39,6 +39,12 @@ def test_a_section_goes_to_its_actor(tmp_path: Path) -> None:
     ]
     assert found.swapped[0].sections["scheduler"]["chunk"] == 256
     assert set(found.swapped[1].sections) == {"gateway", "tenants"}
+    assert found.swapped[1].sections["gateway"]["port"] == old.gateway.port
+    again = plan(held(old, new), new)
+    assert (again.swapped, [line.partition(" ")[0] for line in again.later]) == (
+        [],
+        ["cache.memory", "gateway.port"],
+    )
     assert [line.partition(" ")[0] for line in found.later] == ["model.nice", "cache.memory", "gateway.port"]
     assert "model load" in found.later[0]
     assert found.supervisor
