@@ -84,7 +84,16 @@ async def begin(name: str, options: RunOptions, backend: str) -> Entry:
     assert options.durable is not None
     writer, spec, owner = _writer(options.durable), spec_of(name, options, backend), this_process()
     writer.use()
-    asked = writer.ask(lambda journal: journal.begin(spec, owner, wall_clock()))
+    owed: dict[int, Callable[[Journal], None]] = {}
+
+    def take(journal: Journal) -> Begun:
+        owed.update(writer.owed)
+        writer.owed.clear()
+        for release in owed.values():
+            release(journal)
+        return journal.begin(spec, owner, wall_clock())
+
+    asked = writer.ask(take, lambda _error: writer.owed.update(owed))
     try:
         return Entry(spec.id, writer, await asyncio.shield(asyncio.wrap_future(asked)))
     except BaseException:
@@ -232,12 +241,16 @@ class Entry:
             self._open = False
             state, error = self._state, self._error
             # also of a lost one: there may be room again
-            release = self._writer.ask(
-                lambda journal: journal.release(self._number, state, error, wall_clock())
+
+            def release(journal: Journal) -> None:
+                journal.release(self._number, state, error, wall_clock())
+
+            released = self._writer.ask(
+                release, lambda _error: self._writer.owed.update({self._number: release})
             )
             self._writer.leave()
             try:
-                await asyncio.shield(asyncio.wrap_future(release))
+                await asyncio.shield(asyncio.wrap_future(released))
             except JournalUnavailable as unavailable:
                 self._lose(unavailable)
         else:

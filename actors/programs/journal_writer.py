@@ -42,11 +42,13 @@ class Writer:
 
     Attributes:
         commits, jobs: made and done so far.
+        owed: by program, what says that this process runs it no more, and could not be written. Used in the writer's thread alone.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.commits = self.jobs = 0
+        self.owed: dict[int, Callable[[Journal], None]] = {}
         self._wake = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._urgent = self._closing = False

@@ -17,12 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgl_actors.actors.programs import journal_entry
 from sgl_actors.actors.programs.journal import Journal, Spec, journal_file
 from sgl_actors.actors.programs.journal_history import Turns
 from sgl_actors.actors.programs.journal_owner import owner_lives, pid_of, this_process
 from sgl_actors.actors.programs.journal_writer import Writer
 from sgl_actors.errors import JournalUnavailable, ProgramRunning
+from sgl_actors.lang.durable import Durable
 from sgl_actors.lang.errors import ProgramChanged
+from sgl_actors.lang.protocols import RunOptions
 
 SPEC = Spec("a", "prog", "module:prog", b"{}", b"{}", b"[]")
 
@@ -185,6 +188,26 @@ def test_a_program_is_taken_over_from_a_process_that_has_ended(file: Path) -> No
     assert (second.number, second.token, second.seed) == (first.number, first.token, first.seed)
     assert [(record.key, record.data) for record in third.records] == [("k", b"x")]
     assert (first.failed, second.failed, third.failed) == (False, True, False)
+
+
+async def test_a_program_whose_end_could_not_be_written_can_be_begun_again_here(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process lives on, and says so with the next program that it begins."""
+
+    def full(*_args: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    options = RunOptions(durable=Durable("bee", str(file), "bees:bee", b"{}"))
+    entry = await journal_entry.begin("bee", options, "")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "release", full)
+        await entry.close()
+    for _ in range(2):
+        again = await journal_entry.begin("bee", options, "")
+        with pytest.raises(ProgramRunning):
+            await journal_entry.begin("bee", options, "")
+        await again.close()
 
 
 def test_where_the_function_lies_may_change(file: Path) -> None:
