@@ -237,6 +237,9 @@ class Bridge:
         taken = sum(session.peer == peer for session in self.sessions.values())
         if version != VERSION or len(self.sessions) >= SESSIONS or taken >= SESSIONS_EACH:
             self.counters["turned_away"] += 1
+            spoken = f"it speaks version {VERSION}, not {version}"
+            reason = spoken if version != VERSION else "there are as many clients as it takes"
+            self._write(route, [*encode_notice(Gone("", reason))])
             return
         endpoint = f"{self._inner.endpoint}{BEHIND}{peer}/{secrets.token_hex(12)}"
         self.sessions[endpoint] = Session(endpoint, peer, route, self._clock())

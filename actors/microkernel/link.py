@@ -216,6 +216,10 @@ class LinkTransport:
             for notice in _notices(frames):
                 if isinstance(notice, Welcome) and not welcomed.done():
                     welcomed.set_result((line, notice))
+                elif isinstance(notice, Gone) and not welcomed.done():
+                    welcomed.set_exception(
+                        NotReady(f"the node at {address} does not let this client in: {notice.reason}")
+                    )
 
         def on_event(_: _Line, event: int) -> None:
             failures.add(event)

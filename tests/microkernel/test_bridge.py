@@ -274,8 +274,8 @@ async def test_clients_and_their_questions_are_bounded(monkeypatch: pytest.Monke
     async with wall() as made:
         client, context = await made.client()
         other, _ = await made.client()
-        with pytest.raises(NotReady):
-            await LinkTransport.connect(made.address, made.laptop, [made.pair.public], 0.3)
+        with pytest.raises(NotReady, match="as many clients as it takes"):
+            await LinkTransport.connect(made.address, made.laptop, [made.pair.public], 5)
         assert made.bridge.counters["turned_away"] == 1
         waiting = [asyncio.create_task(context.call("echo", Wait(), Say, timeout=60)) for _ in range(3)]
         await until(lambda: len(made.bridge.sessions[client.endpoint].questions) == 3)
