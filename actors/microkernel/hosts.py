@@ -20,7 +20,7 @@ HEARTBEAT = 1.0
 STARTING_HEARTBEAT = 0.2
 """The same while an actor of it starts: how far it has come is shown to people."""
 HUNG = 3.0
-"""Seconds without an answer after which a process is killed whose loop waits for something, or has had time enough to answer."""
+"""Seconds without an answer after which a process is killed whose loop waits for something but the disk, or has had time enough to answer."""
 BUSY = 1.0
 """Seconds of processor time that are enough to answer."""
 STARVED = 15.0
@@ -92,7 +92,7 @@ class Vigil:
                 return await self._ctx.call(host.kernel, Ping(), Pong, timeout=HUNG, control=True)
             except DeadlineExceeded:
                 sign = host.process.sign()
-                starved = sign.state == "R" and sign.cpu - used < BUSY
+                starved = sign.state in ("R", "D") and sign.cpu - used < BUSY
                 if not starved or self._ctx.now() - asked > STARVED:
                     raise
 
