@@ -147,9 +147,13 @@ class Backend:
             return held.opened
 
     async def close(self) -> None:
-        """Close it; programs that still run there end with `ActorDown`."""
+        """Close it; programs that still run there end with `ActorDown`, and it is no default any more."""
         while self in _stack:
             _stack.remove(self)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Close what is open on this event loop. It stays the default: the next loop opens it anew."""
         held = self._held.pop(asyncio.get_running_loop(), None)
         if not self._held:
             _open.discard(self)
@@ -337,7 +341,7 @@ async def _keep(backend: Backend) -> AsyncGenerator[None, None]:
         if held is not None:
             held.keeper = None  # it is this generator, which is ending
         async with asyncio.timeout(CLOSE_TIMEOUT):
-            await backend.close()
+            await backend._leave()  # noqa: SLF001
 
 
 _open: set[Backend] = set()

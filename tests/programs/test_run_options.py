@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import sgl_actors as sgl
+from sgl_actors.actors.programs import runtime
 from sgl_actors.actors.programs.interpreter import TAIL
+from sgl_actors.actors.programs.local_kernel import open_kernel
 from sgl_actors.actors.programs.runtime import Backend
 from sgl_actors.actors.tokenizer.messages import TokenIds, Tokenize
 from tests.programs.fakes import FakeClient, backend_of
@@ -185,3 +187,34 @@ async def test_the_choices_of_a_select_are_asked_for_at_once(client: Client) -> 
     client.release(LONG)
     assert (await running).usage.calls == 3
     assert [prompt.removeprefix(LONG) for prompt in client.prompts] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("ask", [sgl.connect, sgl.set_default_backend])
+def test_a_default_backend_outlives_the_event_loop(monkeypatch: pytest.MonkeyPatch, ask: Any) -> None:
+    """A script may call `asyncio.run` several times: what it has chosen stays, and no embedded node takes its place."""
+    monkeypatch.setattr(runtime, "_stack", [])
+    made: list[str] = []
+
+    async def opens(endpoint: str, key: str, curve: tuple[str, str]) -> Any:
+        made.append(endpoint)
+        kernel = await open_kernel()
+        return kernel, lambda _context: Client(), False
+
+    monkeypatch.setattr(runtime, "_open_endpoint", opens)
+    ask("http://node" if ask is sgl.connect else runtime.Connection("http://node"))
+
+    @sgl.function
+    async def words(s: sgl.ProgramState) -> None:
+        s += "One. " + sgl.gen("word", max_tokens=2)
+
+    for _ in range(2):
+        asyncio.run(words.run())
+    assert made == ["http://node", "http://node"]
+
+
+async def test_a_closed_backend_is_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`close` and the end of `async with` give the place back."""
+    monkeypatch.setattr(runtime, "_stack", [])
+    connection = sgl.connect("http://node")
+    await connection.close()
+    assert runtime._stack == []
