@@ -192,7 +192,7 @@ class Backend:
             program=fresh if entry is None else entry.program,
             name=name,
             client=client,
-            frames=opened.frames,
+            frames=opened.frames if entry is None else opened.frames.through(client),
             seed=drawn if entry is None else entry.seed,
             deadline=context.now() + min(options.timeout, math.inf if seconds is None else seconds),
             sampling=options.sampling,

@@ -29,6 +29,12 @@ class Frames:
         self._client = client
         self._known: OrderedDict[Shape, tuple[str, ...]] = OrderedDict()
 
+    def through(self, client: Client) -> Frames:
+        """The same frames; what is not known yet is asked by `client`."""
+        other = Frames(client)
+        other._known = self._known
+        return other
+
     async def text(self, prompt: Prompt) -> str:
         """The prompt as the model sees it.
 

@@ -19,7 +19,7 @@ from sgl_actors.actors.programs import journal_client, journal_entry
 from sgl_actors.actors.programs.journal import Journal
 from sgl_actors.actors.programs.journal_writer import writer_of
 from sgl_actors.actors.scheduler.messages import Decoding
-from sgl_actors.actors.tokenizer.messages import Chunk, Generate
+from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.errors import (
     InvalidRequest,
     JournalUnavailable,
@@ -390,6 +390,24 @@ async def test_a_node_that_is_away_for_a_while_is_waited_for(
         await plain.run(backend=backend, durable=file, id="p")
     assert len(model.gens) == 3
     assert len({request.id for request in model.gens}) == 1
+
+
+async def test_a_node_that_is_away_from_the_beginning_is_waited_for(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the node is known then, not even the chat template of the program's first turn."""
+    monkeypatch.setattr(journal_client, "FIRST_PAUSE", 0.001)
+    trouble: list[SglActorsError] = [NotReady("loading"), NotReady("loading")]
+
+    class Late(Model):
+        async def tokenize(self, request: Tokenize) -> TokenIds:
+            if trouble:
+                raise trouble.pop()
+            return await super().tokenize(request)
+
+    expected = left(await run(Model(), file, id="never"))
+    assert left(await run(Late(), file))[0] == expected[0]
+    assert not trouble
 
 
 async def test_a_node_that_is_gone_is_no_answer(file: Path) -> None:
