@@ -42,7 +42,8 @@ async def cache(request: Request) -> Response:
     """Page accounting, hit rate and pins."""
     service = service_of(request)
     pool = await service.node.cache()
-    prompt, cached = prompt_counts(await service.view.actors())
+    models = await service.view.models()
+    prompt, cached = prompt_counts(await service.view.actors(), models[0].suffix if models else "")
     pages = Pages(pool.total, pool.free, pool.cached, pool.leased, pool.locked, pool.pinned, pool.evicted)
     rate = cached / prompt if prompt else None
     return reply(

@@ -24,6 +24,7 @@ from sgl_actors.actors.cache.messages import (
 )
 from sgl_actors.actors.microkernel.messages import Actors
 from sgl_actors.actors.node.ask import PATIENCE, Asker, Stream
+from sgl_actors.actors.node.stacks import MARK
 from sgl_actors.errors import ActorDown, DeadlineExceeded
 
 SUBSCRIPTION = 600.0
@@ -46,13 +47,18 @@ def split_namespace(namespace: str) -> tuple[str, str]:
     return tenant, salt
 
 
-def prompt_counts(actors: Actors | None) -> tuple[int, int]:
-    """(prompt tokens of all requests admitted so far, how many of them came from the cache), as the scheduler counts."""
+def prompt_counts(actors: Actors | None, suffix: str | None = None) -> tuple[int, int]:
+    """(prompt tokens of all requests admitted so far, how many of them came from the cache), as the scheduler counts.
+
+    `suffix`: of the one model that is meant; without it, of all.
+    """
+    prompt = cached = 0
     for row in actors.rows if actors is not None else ():
-        if row.address.partition("#")[0] == "scheduler":
-            counts = row.statistics
-            return int(counts.get("prompt_tokens_total", 0)), int(counts.get("cached_tokens_total", 0))
-    return 0, 0
+        name, mark, rest = row.address.partition("#")[0].partition(MARK)
+        if name == "scheduler" and suffix in (None, mark + rest):
+            prompt += int(row.statistics.get("prompt_tokens_total", 0))
+            cached += int(row.statistics.get("cached_tokens_total", 0))
+    return prompt, cached
 
 
 class CachedEdge(msgspec.Struct, frozen=True):
@@ -105,6 +111,7 @@ class CacheClient(Asker):
         Raises:
             ActorDown: the cache went down meanwhile; what came so far is of no use.
         """
+        await self.ready()
         stream = cast("Stream", self.ctx.stream(self.at("cache"), Export(namespace), credit=EXPORT_CREDIT))
         async with aclosing(stream):
             async for message in stream:
@@ -118,6 +125,7 @@ class CacheClient(Asker):
                 came after is not kept any more, the events begin with "cleared" and all there is.
         """
         incarnation, number = since or (None, -1)
+        await self.ready()
         while True:
             try:
                 wish = Subscribe(number, incarnation)

@@ -27,6 +27,7 @@ class ProfileClient(Asker):
             Overloaded: another profile is being taken.
         """
         check_seconds(seconds)
+        await self.ready()
         limit = seconds + SLACK
         asked = Profile(seconds, slices)
         try:

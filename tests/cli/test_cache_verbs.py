@@ -30,6 +30,7 @@ from sgl_actors.actors.cache.messages import (
 from sgl_actors.actors.microkernel import Message
 from sgl_actors.actors.microkernel.messages import ActorRow, Actors, ListActors
 from sgl_actors.actors.node.client import namespace_of
+from sgl_actors.actors.node.messages import ListModels, LoadedModel, Models
 from sgl_actors.actors.node.record import NodeRecord
 from sgl_actors.actors.scheduler.messages import Configuration, Configure, Finish, FlushCache, Flushed
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
@@ -53,6 +54,8 @@ class Node:
         self.configuration = Configuration("lpm", 8192, True, True, 3.0)
         self.prompt_tokens = 200.0
         self.busy = 0
+        self.suffix = ""
+        self.names: set[str] = set()
 
     def now(self) -> float:
         return 0.0
@@ -61,11 +64,15 @@ class Node:
         return True
 
     async def call(self, to: str, message: Message, expect: type[Message], **_: Any) -> Message:
+        if isinstance(message, ListModels):
+            return Models([LoadedModel("m", self.suffix, "/m.gguf", "serving")])
         self.asked.append(message)
+        self.names.add(to)
         match message:
             case ListActors():
                 counts = {"prompt_tokens_total": self.prompt_tokens, "cached_tokens_total": 150.0}
-                return Actors([ActorRow("scheduler#1", "up", 1, 0, 0, 1, 1, statistics=counts)], ready=True)
+                row = ActorRow(f"scheduler{self.suffix}#1", "up", 1, 0, 0, 1, 1, statistics=counts)
+                return Actors([row], ready=True)
             case Inspect():
                 return Pool(1, 3000, 4, 2000, 900, 100, 50, 3600, 2, 25, 7)
             case ListPins():
@@ -91,6 +98,7 @@ class Node:
 
     async def stream(self, to: str, message: Message, **_: Any) -> AsyncIterator[Message]:
         self.asked.append(message)
+        self.names.add(to)
         match message:
             case Export():
                 for edge in self.edges:
@@ -150,6 +158,13 @@ def test_ls_shows_the_beginning_of_a_long_salt(node: Node) -> None:
     node.pinned = [Pinned("p", namespace_of("alice", "0123456789" * 3), 1, 1, 5.0)]
     assert "alice (salt 012345678901234567890123…)" in invoke("cache", "ls").stdout
     assert "0123456789" * 3 in invoke("cache", "ls", "--json").stdout
+
+
+def test_ls_asks_the_default_model_s_actors(node: Node) -> None:
+    """Another model than the first may be the default one; its cache and its scheduler's counts are shown."""
+    node.suffix = "@b"
+    assert "75.0%" in invoke("cache", "ls").stdout
+    assert node.names == {"root", "cache@b"}
 
 
 def test_ls_json(node: Node) -> None:

@@ -310,3 +310,24 @@ def test_prompt_counts_are_the_scheduler_s() -> None:
     assert prompt_counts(Actors(rows, ready=True)) == (10, 4)
     assert prompt_counts(Actors(rows[:1], ready=True)) == (0, 0)
     assert prompt_counts(None) == (0, 0)
+
+
+def test_prompt_counts_of_one_model_and_of_all() -> None:
+    """Each model has a scheduler of its own; a suffix says whose is meant."""
+    rows = [
+        ActorRow(
+            name,
+            "running",
+            1,
+            0,
+            0,
+            1,
+            1,
+            statistics={"prompt_tokens_total": 10.0, "cached_tokens_total": hit},
+        )
+        for name, hit in (("scheduler", 1.0), ("scheduler@b#4", 2.0), ("scheduler@bc", 4.0))
+    ]
+    actors = Actors(rows, ready=True)
+    assert prompt_counts(actors) == (30, 7)
+    assert prompt_counts(actors, "") == (10, 1)
+    assert prompt_counts(actors, "@b") == (10, 2)

@@ -73,7 +73,7 @@ async def summarise(record: NodeRecord) -> Summary:
                     space = spaces.setdefault(edge.namespace, Namespace(*split_namespace(edge.namespace)))
                     space.tokens += len(edge.token_ids)
         largest = sorted(spaces.values(), key=lambda space: -space.tokens)
-        return Summary(await node.cache(), *prompt_counts(actors), largest, await node.pins())
+        return Summary(await node.cache(), *prompt_counts(actors, node.suffix), largest, await node.pins())
 
 
 def show_summary(summary: Summary, *, as_json: bool, stream: TextIO) -> None:
