@@ -68,8 +68,9 @@ START_SLACK = 5.0
 class Trial:
     """A new incarnation with another specification, until it has started or has not."""
 
-    def __init__(self, before: ChildSpec, began: float) -> None:
-        self.before = before
+    def __init__(self, before: ChildSpec, began: float, *, first: bool = False) -> None:
+        """`first`: there was none before."""
+        self.before, self._first = before, first
         self.outcome: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._began = began
 
@@ -81,7 +82,8 @@ class Trial:
     def failed(self, reason: str) -> None:
         """It is not, and what was before is to be started again."""
         if not self.outcome.done():
-            self.outcome.set_exception(SwapFailed(f"{self.before.name} is started as it was: {reason}"))
+            what = "cannot start" if self._first else "is started as it was"
+            self.outcome.set_exception(SwapFailed(f"{self.before.name} {what}: {reason}"))
 
     def removed(self, name: str) -> None:
         """It will not be: the actor is ended for good."""
@@ -463,7 +465,7 @@ class Root(Actor):
 
     async def add(self, *specs: ChildSpec) -> None:
         """Start more actors and wait until they are up; `SwapFailed` if one does not start, and none is there then."""
-        trials = [Trial(spec, self.ctx.now()) for spec in specs]
+        trials = [Trial(spec, self.ctx.now(), first=True) for spec in specs]
         for spec, trial in zip(specs, trials, strict=True):
             effects = self.supervisor.add(spec)
             self._trials[spec.name] = trial
