@@ -46,13 +46,14 @@ KERNELS = {
 def describe_model(info: ModelInfo) -> list[str]:
     """What is loaded, on what, and the KV budget as a sum."""
     dtype = SHORT_DTYPES.get(info.compute, info.compute)
+    kernels = KERNELS.get(info.kernels, info.kernels)
     threads = f", {counted(info.threads, 'thread')}" if info.device == "cpu" else ""
     return [
         _line(
             "model", f"{info.served_name} ({info.architecture}, {info.vocabulary:,} tokens in its vocabulary)"
         ),
         _line("weights", info.path),
-        _line("device", f"{info.device}{threads}, {dtype}, {KERNELS.get(info.kernels, info.kernels)}"),
+        _line("device", ", ".join(filter(None, (f"{info.device}{threads}", dtype, kernels)))),
         _line("context", f"{info.context:,} tokens per sequence"),
         _line("KV pool", kv_sum(info)),
     ]
