@@ -63,6 +63,8 @@ def resume_programs(
     rows = listed(file, program)
     if program is None:
         rows = [row for row in rows if row.state not in (RUNNING, FINISHED)]
+    if not rows and not as_json:
+        print("nothing to resume: all programs have finished, or run", file=stream)
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it: modules that lay beside the caller
     return asyncio.run(_resume_all(file, rows, _backend(url, node), as_json=as_json, stream=stream))
 
@@ -141,6 +143,6 @@ def _tell(program: str, state: str, what: Any, *, as_json: bool, stream: TextIO)
         text = msgspec.json.encode(line, enc_hook=repr).decode()
     else:
         shown = what if isinstance(what, str) else repr(what)
-        text = f"{program}  {state}  {shown[:SHOWN]}"
+        text = f"{program}  {state}  {shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + '…'}"
     stream.write(text + "\n")
     stream.flush()
