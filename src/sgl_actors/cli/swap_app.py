@@ -10,6 +10,9 @@ import typer
 from sgl_actors.cli.cache_app import Config, Json, NodeName
 from sgl_actors.errors import ConfigError, SwapFailed
 
+MISPLACED = ".options]"
+"""In the message of a swap that failed for an option, which a restart would refuse as well."""
+
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.messages import Swapped
     from sgl_actors.actors.node.messages import Reloaded
@@ -47,7 +50,7 @@ def swap(
     try:
         swapped = asyncio.run(swap_actor(find(node, config), actor, path, given, restart=restart))
     except SwapFailed as error:
-        if not restart:
+        if not restart and MISPLACED not in error.message:
             raise SwapFailed(f"{error.message} (--restart starts the class anew instead)") from None
         raise
     show_swapped(actor, swapped, as_json=as_json, stream=sys.stdout)
