@@ -166,7 +166,7 @@ class Actor:
     async def start(self) -> None:
         """Get ready; the name is announced as up when this returns. Has the `starting` deadline."""
 
-    async def receive(self, message: Message, request: Request) -> Message | None:
+    async def receive(self, message: Message, request: Request) -> Message | None:  # noqa: ARG002 - for those that override it
         """Handle one message; see `Request` for answering."""
         raise ProtocolError(f"{type(self).__name__} does not take {type(message).__name__}")
 

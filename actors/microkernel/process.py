@@ -23,12 +23,15 @@ from sgl_actors.actors.microkernel.control import KERNEL, Hello, Table
 from sgl_actors.actors.microkernel.kernel import KernelActor
 from sgl_actors.actors.microkernel.logs import DEFAULT_SIZE, actor_logger
 from sgl_actors.actors.microkernel.system import System
+from sgl_actors.actors.microkernel.wire import VERSION
 from sgl_actors.actors.microkernel.zmq_transport import ZmqTransport
 
 T = TypeVar("T")
 
 KERNEL_CRASHED = 70
 """Exit code of a process whose kernel actor has crashed."""
+OTHER_VERSION = 71
+"""Exit code of a process that speaks otherwise than its root, whose files were replaced meanwhile."""
 
 
 class Boot(msgspec.Struct, frozen=True):
@@ -42,6 +45,7 @@ class Boot(msgspec.Struct, frozen=True):
     log_level: str = "info"
     log_size: int = DEFAULT_SIZE
     force_codec: bool = False
+    wire: int = VERSION
 
     def logger(self, address: Address) -> structlog.stdlib.BoundLogger:
         """The log of one of its actors."""
@@ -161,6 +165,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     boot = msgspec.json.decode(sys.stdin.buffer.read(), type=Boot)
+    if boot.wire != VERSION:
+        sys.exit(OTHER_VERSION)
     sys.stdin.close()
     run_loop(live(boot))
 

@@ -48,12 +48,12 @@ from sgl_actors.actors.microkernel.messages import (
     SwapActor,
     Swapped,
 )
-from sgl_actors.actors.microkernel.process import Boot, Launched, Process, resident_bytes, runs
+from sgl_actors.actors.microkernel.process import OTHER_VERSION, Boot, Launched, Process, resident_bytes, runs
 from sgl_actors.actors.microkernel.record import ProcessRecord, Record, Recorded
 from sgl_actors.actors.microkernel.supervisor import Begin, ChildSpec, Effect, Supervisor
 from sgl_actors.actors.microkernel.swap import LEAVE_TIMEOUT, SETTLE_TIMEOUT
 from sgl_actors.actors.microkernel.wire import Message
-from sgl_actors.errors import ActorDown, InvalidRequest, SglActorsError, SwapFailed
+from sgl_actors.errors import ActorDown, DeadlineExceeded, InvalidRequest, SglActorsError, SwapFailed
 
 if TYPE_CHECKING:
     from sgl_actors.actors.microkernel.system import System
@@ -61,6 +61,10 @@ if TYPE_CHECKING:
 ROOT = "root"
 LOOK = 2.0
 """Seconds between two looks whether a client whose connection broke is dead; as long as it is not, it may go on."""
+EXITS = {
+    OTHER_VERSION: "the files of sgl-actors are of another version than this node, which runs on: stop it and start it again"
+}
+"""What exit codes of processes mean."""
 START_SLACK = 5.0
 """Seconds beyond an actor's own start deadline after which its process is killed."""
 
@@ -206,7 +210,7 @@ class Root(Actor):
 
     def _process_ended(self, host: Hosted, code: int) -> None:
         self._forget(host)
-        reason = f"killed by signal {-code}" if code < 0 else f"process exited with {code}"
+        reason = f"killed by signal {-code}" if code < 0 else EXITS.get(code, f"process exited with {code}")
         names = [name for name, where in self._where.items() if where is host]
         for name in names:
             del self._where[name]
@@ -221,7 +225,13 @@ class Root(Actor):
                 continue
             if name not in self._where and child.state != "idle":
                 failed = child.state != "stopping"
-                self._child_exited(name, reason, normal=host.ending and code == 0, same_cause=counted)
+                self._child_exited(
+                    name,
+                    reason,
+                    normal=host.ending and code == 0,
+                    fatal=code == OTHER_VERSION,
+                    same_cause=counted,
+                )
                 counted = counted or failed
 
     @staticmethod
@@ -358,8 +368,17 @@ class Root(Actor):
         self._apply(
             self.supervisor.exited(name, reason, now, normal=normal, fatal=fatal, same_cause=same_cause)
         )
+        for group, cause in list(self.supervisor.given_up.items()):
+            del self.supervisor.given_up[group]
+            self.group_lost(group, cause)
         if name in self._removing:
             self._removing[name].set()
+
+    def group_lost(self, group: str, reason: str) -> None:
+        """A group that is not essential is being ended for good."""
+        self.log.error("group given up", group=group, reason=reason)
+        for name in [name for name, trial in self._trials.items() if trial.before.group == group]:
+            self._trials.pop(name).failed(reason)
 
     def statistics_of(self, name: str) -> dict[str, float]:
         """An actor's counters as of the last pulse; also while it starts."""
@@ -439,14 +458,14 @@ class Root(Actor):
         spec = msgspec.structs.replace(child.spec, path=path, settings=settings)
         if not message.restart:
             swap = SwapClass(name, address.epoch, path, spec.start_timeout, settings)
-            patience = SETTLE_TIMEOUT + LEAVE_TIMEOUT + spec.start_timeout + START_SLACK
+            patience = 2 * SETTLE_TIMEOUT + LEAVE_TIMEOUT + spec.start_timeout + START_SLACK
             try:
                 answer = await self.ctx.call(host.kernel, swap, ClassSwapped, timeout=patience, control=True)
-            except ActorDown as error:
-                raise SwapFailed(f"{name} went down meanwhile: {error.message}") from None
+            except (ActorDown, DeadlineExceeded) as error:
+                raise SwapFailed(f"{name} went down or hung meanwhile: {error.message}") from None
             if answer.in_place:
                 if self.supervisor.children.get(name) is child:
-                    child.spec = spec
+                    self.supervisor.changed(name, spec, self.ctx.now())
                 self.log.info("swapped", name=name, path=path, held=round(answer.held, 4))
                 return Swapped(in_place=True, held=answer.held, path=path)
         return await self.replace(name, spec)
@@ -457,7 +476,7 @@ class Root(Actor):
         if name in self._trials or child.state != "running":
             raise SwapFailed(f"{name} is being replaced already")
         trial = self._trials[name] = Trial(child.spec, self.ctx.now())
-        child.spec = spec
+        self.supervisor.changed(name, spec, self.ctx.now())
         self._apply(self.supervisor.restart(name))
         held = await trial.outcome
         self.log.info("replaced", name=name, path=spec.path, held=round(held, 4))

@@ -3,7 +3,11 @@
 Effects are `Begin(name)` and `End(name)`; the shell answers each with `started` or `exited` when it has happened.
 A child is restarted by its kind: ``permanent`` always, ``transient`` after an abnormal exit, ``temporary`` never. With the child that failed,
 ``one_for_one`` restarts it alone, ``rest_for_one`` also those started after it, ``one_for_all`` all of them; the others are ended in reverse order first.
-More than `intensity` restarts within `period` seconds escalate: everything is ended, in reverse order, and the first cause is kept.
+More than `intensity` restarts within `period` seconds escalate: everything is ended, in reverse order, and the first cause is kept. In a group of children that is not
+essential they end that group alone.
+
+A child whose specification was changed while it ran (a swap) is on probation for `period` seconds: if it fails then, it is started as it was before; and before anything escalates,
+all that are on probation are.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
         start_timeout: seconds until it has to be ready.
         shutdown: seconds for an orderly stop before it is killed.
         settings: JSON of what is laid over its process's configuration, "" for nothing.
+        group: whom it stands or falls with; failures are counted, and the strategy goes, by group.
     """
 
     name: str
@@ -40,6 +45,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     start_timeout: float = 120.0
     shutdown: float = 10.0
     settings: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Supervisor:
 
     Attributes:
         failed: the first cause once it has escalated, else "".
+        essential: groups without which nothing goes on.
+        given_up: groups that were ended, with the first cause; whoever acts on it takes it out.
         done: everything has ended after `shutdown` or an escalation.
     """
 
@@ -91,7 +99,10 @@ class Supervisor:
         self.intensity, self.period = intensity, period
         self.failed = ""
         self.closing = False
-        self._causes: deque[tuple[float, str]] = deque()
+        self.essential = {""}
+        self.given_up: dict[str, str] = {}
+        self._causes: deque[tuple[float, str, str]] = deque()
+        self._probation: dict[str, tuple[ChildSpec, float]] = {}
 
     @property
     def done(self) -> bool:
@@ -132,6 +143,22 @@ class Supervisor:
             return []
         child.state = "stopping"
         return [End(name)]
+
+    def changed(self, name: str, spec: ChildSpec, now: float) -> None:
+        """From here on a child is started so; if that goes wrong soon, as it was before."""
+        before, _ = self._probation.get(name, (self.children[name].spec, now))
+        self._probation[name] = (before, now + self.period)
+        self.children[name].spec = spec
+
+    def _take_back(self, now: float, *names: str) -> list[Effect]:
+        """Have those of `names` that are on probation be as they were before, and start them anew if they run."""
+        effects: list[Effect] = []
+        for name in names:
+            before, until = self._probation.pop(name, (None, now))
+            if before is not None and until > now and name in self.children:
+                self.children[name].spec = before
+                effects += self.restart(name) if self.children[name].state != "idle" else []
+        return effects
 
     def _begin(self, child: Child) -> Effect:
         child.state, child.again = "starting", False
@@ -181,24 +208,29 @@ class Supervisor:
             return self._next_end()
         if asked:
             return self._begin_waiting()
-        if fatal:
-            return self._escalate(reason)
+        on_probation = not same_cause and self._probation.get(name, (None, now))[1] > now
+        if on_probation:
+            self._take_back(now, name)
+        if fatal and not on_probation:
+            return self._escalate(reason, child, now)
         if child.spec.restart == "temporary" or (child.spec.restart == "transient" and normal):
             return []
         if not same_cause:
-            self._causes.append((now, f"{name}: {reason}"))
+            self._causes.append((now, child.spec.group, f"{name}: {reason}"))
         while self._causes and self._causes[0][0] < now - self.period:
             self._causes.popleft()
-        if len(self._causes) > self.intensity:
+        own = [cause for _, group, cause in self._causes if group == child.spec.group]
+        if len(own) > self.intensity:
             return self._escalate(
-                f"{self._causes[0][1]} (more than {self.intensity} restarts within {self.period:g} s)"
+                f"{own[0]} (more than {self.intensity} restarts within {self.period:g} s)", child, now
             )
         child.restarts += 1
         child.again = True
         return self._end_siblings(name)
 
     def _end_siblings(self, name: str) -> list[Effect]:
-        order = list(self.children)
+        group = self.children[name].spec.group
+        order = [other for other, child in self.children.items() if child.spec.group == group]
         match self.strategy:
             case "one_for_one":
                 others: list[str] = []
@@ -220,7 +252,18 @@ class Supervisor:
             return []
         return [self._begin(c) for c in self.children.values() if c.again and c.state == "idle"]
 
-    def _escalate(self, reason: str) -> list[Effect]:
+    def _escalate(self, reason: str, child: Child, now: float) -> list[Effect]:
+        """Take back what is on probation; without any, give up: the group if it is not essential, else everything."""
+        if any(until > now for _, until in self._probation.values()):
+            effects = self._take_back(now, *self._probation)
+            self._causes.clear()
+            child.again = True
+            return [*effects, *self._begin_waiting()]
+        group = child.spec.group
+        if group not in self.essential:
+            self.given_up[group] = reason
+            names = [name for name, other in self.children.items() if other.spec.group == group]
+            return [effect for name in reversed(names) for effect in self.remove(name)]
         self.failed = self.failed or reason
         return self.shutdown()
 

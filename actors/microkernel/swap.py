@@ -84,18 +84,21 @@ async def swap(cell: Cell, new: type[Actor], config: Mapping[str, Any], timeout:
     cell.swapping = True
     try:
         await _within(SETTLE_TIMEOUT, old.settle(), f"{cell.address} did not come to rest")
-        async with cell.turn:
+        await _within(SETTLE_TIMEOUT, cell.turn.acquire(), f"{cell.address} did not come out of its message")
+        try:
             began = cell.system.now()
             context = cell.new_context(config)
             successor = await _take_over(old, new, context, timeout)
             cell.succeed(successor, context, config)
             await _leave(cell, old)
             return cell.system.now() - began
+        finally:
+            cell.turn.release()
     except BaseException as error:
-        if cell.actor is old and cell.state == "running":
-            old.resume()
         if not isinstance(error, Exception):
             raise
+        if cell.actor is old:
+            _resume(cell, old)
         cell.log.warning("swap failed", successor=new.__qualname__, exc_info=error)
         why = error.message if isinstance(error, SglActorsError) else f"{type(error).__name__}: {error}"
         raise SwapFailed(f"{cell.address} goes on as it was: {why}") from error
@@ -112,6 +115,15 @@ async def _take_over(old: Actor, new: type[Actor], context: Any, timeout: float)
         context.discard()
         raise
     return successor
+
+
+def _resume(cell: Cell, old: Actor) -> None:
+    """Have the old actor go on. One that cannot is ended, and started anew: it would be at rest for ever."""
+    try:
+        old.resume()
+    except Exception:
+        cell.log.exception("resume failed")
+        cell.stop("it could not go on after a swap that failed")
 
 
 async def _leave(cell: Cell, old: Actor) -> None:

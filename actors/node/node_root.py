@@ -108,6 +108,7 @@ class NodeRoot(Root):
             raise
         before = self._stacks.rows[0]
         self._stacks.serving(row, first=message.replace)
+        self.supervisor.essential = self._stacks.essential
         self.log.info("model loaded", name=row.name, suffix=row.suffix)
         if message.replace and before.state == "serving":
             await self._unload(before.name, UnloadModel("").drain)
@@ -121,8 +122,14 @@ class NodeRoot(Root):
         for actor in reversed(STACK):
             await self.remove(f"{actor}{row.suffix}")
         self._stacks.remove(row)
+        self.supervisor.essential = self._stacks.essential
         self.log.info("model unloaded", name=row.name, suffix=row.suffix)
         return self._stacks.models()
+
+    def group_lost(self, group: str, reason: str) -> None:
+        """A model's actors cannot be kept up: it is served no more, the others are."""
+        super().group_lost(group, reason)
+        self._stacks.lost(group)
 
     # -- reload -------------------------------------------------------------------------------------------
 
@@ -132,7 +139,7 @@ class NodeRoot(Root):
             raise ConfigError("this node was started without a node.toml; there is nothing to read again")
         new = await asyncio.to_thread(load, self._config.file, flags=self._config.flags)
         new = self._with_chosen(new)
-        plan = reload.plan(self._config, new)
+        plan = reload.plan(self._in_force(), new)
         done = Reloaded(later=plan.later)
         for name in plan.removed:
             await self._attempt(done, name, f"actors.{name} is gone", self.remove(name))
@@ -161,6 +168,16 @@ class NodeRoot(Root):
         self.log.info("reloaded", changed=len(done.changes), later=len(done.later), failed=len(done.failed))
         return done
 
+    def _in_force(self) -> NodeConfig:
+        """The configuration with the classes that run, which an operator may have swapped."""
+        actors = {
+            name: msgspec.structs.replace(spec, class_=self.supervisor.children[name].spec.path)
+            if name in self.supervisor.children
+            else spec
+            for name, spec in self._config.actors.items()
+        }
+        return msgspec.structs.replace(self._config, actors=actors)
+
     def _with_chosen(self, new: NodeConfig) -> NodeConfig:
         """A port that was chosen by this node (0 in the file) is no change."""
         if new.gateway.port == 0:
@@ -179,7 +196,8 @@ class NodeRoot(Root):
         for section, values in change.sections.items():
             fixed = {key: known[section][key] for key in reload.FIXED.get(section, ()) if section in known}
             known[section] = {**values, **fixed}
-        return own.child(f"{change.actor}{suffix}", {**known, "options": spec.options})
+        child = own.child(f"{change.actor}{suffix}", {**known, "options": spec.options})
+        return msgspec.structs.replace(child, group=suffix)
 
     def _sections(self, actor: str, suffix: str) -> dict[str, Any]:
         """What an actor of a model that was loaded later knows beside its process's configuration."""

@@ -84,9 +84,17 @@ class Stacks:
             self.rows.insert(0, row)
         return row
 
-    def again(self, row: LoadedModel) -> None:
-        """It was not unloaded after all."""
-        self._set(row, "serving")
+    def lost(self, suffix: str) -> None:
+        """Its actors could not be kept up. One that is being loaded or unloaded is dropped by who does that."""
+        for row in self.rows:
+            if row.suffix == suffix and row.state == "serving":
+                self.remove(row)
+                return
+
+    @property
+    def essential(self) -> set[str]:
+        """Suffixes without which the node cannot go on: that of what is shared, and of the default model."""
+        return {"", self.rows[0].suffix}
 
     def remove(self, row: LoadedModel) -> None:
         """It is gone. If it was the default, the next one that serves is."""
@@ -116,5 +124,6 @@ def specs(
         spec = actors.get(name)
         if spec is not None:
             own = msgspec.structs.replace(spec, process=f"{spec.process}{row.suffix}")
-            found.append(own.child(f"{name}{row.suffix}", sections))
+            child = own.child(f"{name}{row.suffix}", sections)
+            found.append(msgspec.structs.replace(child, group=row.suffix))
     return found

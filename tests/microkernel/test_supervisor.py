@@ -155,3 +155,78 @@ def test_never_stuck(strategy: str, events: list[tuple[str, str]]) -> None:
     while queue:
         happen(queue.pop(0))
     assert made.done if made.closing else made.ready
+
+
+def in_groups(**groups: str) -> Supervisor:
+    """Children by name, with their groups; all run, and two failures are borne."""
+    specs = [ChildSpec(name, "m:C", name, group=group) for name, group in groups.items()]
+    supervisor = Supervisor(specs, intensity=2, period=30.0)
+    supervisor.begin()
+    for name in groups:
+        supervisor.started(name)
+    return supervisor
+
+
+def fail(supervisor: Supervisor, name: str, now: float, *, fatal: bool = False) -> list[Effect]:
+    """A child ends by itself; if it is started anew, it comes up."""
+    effects = supervisor.exited(name, "broken", now, fatal=fatal)
+    for effect in effects:
+        if isinstance(effect, Begin):
+            supervisor.started(effect.name)
+    return effects
+
+
+def test_a_group_that_is_not_essential_ends_alone() -> None:
+    """Its failures are counted for it alone; when they are too many, or one is fatal, its children are ended and forgotten, and the others run on."""
+    for fatal in (False, True):
+        supervisor = in_groups(a="", b="@b", c="@b", d="@d")
+        for number in range(1 if fatal else 3):
+            effects = fail(supervisor, "b", float(number), fatal=fatal)
+        assert effects == [End("c")]
+        assert supervisor.given_up.keys() == {"@b"}
+        supervisor.exited("c", "stopped", 3.0, normal=True)
+        assert list(supervisor.children) == ["a", "d"]
+        assert not supervisor.failed
+        assert supervisor.ready
+        fail(supervisor, "a", 4.0)
+        assert not supervisor.failed
+        for number in range(2):
+            fail(supervisor, "a", 4.0 + number)
+        assert supervisor.failed.startswith("a: broken")
+
+
+def test_a_strategy_goes_by_group() -> None:
+    """One for all is all of the group."""
+    supervisor = in_groups(a="", b="@b", c="@b", d="")
+    supervisor.strategy = "one_for_all"
+    assert fail(supervisor, "b", 0.0) == [End("c")]
+
+
+def test_what_fails_soon_after_a_change_is_as_it_was_before() -> None:
+    """The first failure of a child on probation takes its change back, fatal or not; later ones are its own."""
+    for fatal in (False, True):
+        supervisor = in_groups(a="")
+        before = supervisor.children["a"].spec
+        supervisor.changed("a", ChildSpec("a", "m:New", "a"), 0.0)
+        assert fail(supervisor, "a", 5.0, fatal=fatal) == [Begin("a")]
+        assert supervisor.children["a"].spec == before
+        supervisor.changed("a", ChildSpec("a", "m:New", "a"), 10.0)
+        fail(supervisor, "a", 100.0)
+        assert supervisor.children["a"].spec.path == "m:New"
+
+
+def test_before_anything_escalates_changes_are_taken_back() -> None:
+    """Where others fail because of a change, it is the change that goes; without one, the node does."""
+    supervisor = in_groups(a="", b="")
+    before = supervisor.children["b"].spec
+    supervisor.changed("b", ChildSpec("b", "m:New", "b"), 0.0)
+    for number in range(3):
+        effects = fail(supervisor, "a", float(number))
+    assert effects == [End("b")]
+    assert supervisor.children["b"].spec == before
+    assert supervisor.exited("b", "stopped", 3.0, normal=True) == [Begin("a"), Begin("b")]
+    for name in ("a", "b"):
+        supervisor.started(name)
+    for number in range(3):
+        fail(supervisor, "a", 4.0 + number)
+    assert supervisor.failed

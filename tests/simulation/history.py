@@ -167,6 +167,7 @@ class History:
         self.work: list[tuple[SimulatedClient, Asked | Ran, asyncio.Task[Any]]] = []
         self.errands: list[tuple[SimulatedClient | None, asyncio.Task[Any]]] = []
         world.expected_crashes |= {"Poisoned"}
+        self.cut_off: set[SimulatedClient] = set()
 
     async def run(self) -> None:
         """From the start of the node to its end."""
@@ -370,7 +371,13 @@ class History:
             self.errands.append((None, self.loop.world.task(self.join_late(clients))))
 
     def partition(self, client: SimulatedClient, *, both: bool) -> None:
-        """Cut a client off from all processes of the node, for a time."""
+        """Cut a client off from all processes of the node, for a time.
+
+        From all or from none: a client over ipc is on their machine, and one over tcp has a single connection. So one that is cut off is left alone.
+        """
+        if client in self.cut_off:
+            return
+        self.cut_off.add(client)
         network, rng = self.world.network, self.rng
         others = [self.world.system.endpoint, *(p.endpoint for p in self.world.processes.values())]
         pairs = [(client.endpoint, other) for other in others]
@@ -381,6 +388,7 @@ class History:
 
         def heal() -> None:
             self.world.note(f"healed {client.name}")
+            self.cut_off.discard(client)
             for source, target in pairs:
                 network.heal(source, target)
 
