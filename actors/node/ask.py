@@ -70,7 +70,7 @@ class Asker:
                 self.suffix, self._found = row.suffix, True
                 return
         names = ", ".join(row.name for row in rows)
-        raise ModelNotFound(f"model {self._model!r} is not served here; {names}", param="model")
+        raise ModelNotFound(f"model {self._model!r} is not served here, but {names}", param="model")
 
     async def ready(self) -> None:
         """Know where to ask. Without a root that answers, the default model is the first one."""

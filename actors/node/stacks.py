@@ -22,6 +22,7 @@ STACK = ("cache", "worker/0", "scheduler", "grammar", "tokenizer")
 MARK = "@"
 MOST = 8
 """Models at a time."""
+_NAME = re.compile(r"\S{1,128}")
 
 
 class Stacks:
@@ -40,6 +41,13 @@ class Stacks:
     def add(self, message: LoadModel, found: Checkpoint) -> LoadedModel:
         """Enter one that is to be loaded; `InvalidRequest` if its name is taken or there are `MOST` already."""
         name = message.name or found.served_name or found.path.stem
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"a model cannot be called {name!r}: up to 128 characters without spaces; give it a name",
+                param="name",
+            )
+        if message.memory < 0:
+            raise InvalidRequest(f"memory: {message.memory} bytes", param="memory")
         if any(row.name == name for row in self.rows):
             raise InvalidRequest(
                 f"a model {name!r} is loaded already; give this one another name", param="name"
@@ -62,7 +70,7 @@ class Stacks:
             if row.name == name:
                 return row
         known = ", ".join(row.name for row in self.rows)
-        raise ModelNotFound(f"model {name!r} is not loaded; {known}", param="name")
+        raise ModelNotFound(f"model {name!r} is not loaded; loaded are: {known}", param="model")
 
     def unloading(self, name: str) -> LoadedModel:
         """Note that it takes no new requests; `InvalidRequest` for the only one that serves."""

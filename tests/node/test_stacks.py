@@ -28,13 +28,16 @@ def load(stacks: Stacks, name: str, *, first: bool = False) -> LoadedModel:
 def test_names_and_suffixes_are_unique() -> None:
     """Suffixes are made of what an address may hold, and differ where names look alike."""
     stacks = table()
-    assert [load(stacks, name).suffix for name in ("org/B 2", "org-b-2", "…")] == [
+    assert [load(stacks, name).suffix for name in ("org/B.2", "org-b-2", "…")] == [
         "@org-b-2",
         "@org-b-21",
         "@model",
     ]
     with pytest.raises(InvalidRequest, match="loaded already"):
         load(stacks, "first")
+    for name in ("a b", "", "x" * 129):
+        with pytest.raises(InvalidRequest, match="cannot be called|loaded already"):
+            load(stacks, name or " ")
     for number in range(MOST - 4):
         load(stacks, f"m{number}")
     with pytest.raises(InvalidRequest, match=f"takes {MOST}"):
