@@ -41,7 +41,7 @@ def test_names_and_suffixes_are_unique() -> None:
     for number in range(MOST - 4):
         load(stacks, f"m{number}")
     with pytest.raises(InvalidRequest, match=f"takes {MOST}"):
-        load(stacks, "one more")
+        load(stacks, "one-more")
 
 
 def test_a_name_comes_from_the_request_the_checkpoint_or_the_file() -> None:
