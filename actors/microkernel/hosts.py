@@ -32,7 +32,7 @@ STALLED = 20.0
 
 
 class Hosted:
-    """A process as the root sees it: one it started, or a client that joined (`process` is None)."""
+    """A process as the root sees it: one it started, or a client that joined (`process` is None). `importing` counts classes that it is loading for a swap."""
 
     def __init__(self, name: str, endpoint: str) -> None:
         self.name = name
@@ -42,6 +42,7 @@ class Hosted:
         self.hello = False
         self.ending = False
         self.stopped = False
+        self.importing = 0
         self.actors: dict[str, Address] = {}
         self.starting: dict[str, asyncio.TimerHandle] = {}
         self.pulses: dict[str, Pulse] = {}
@@ -65,7 +66,7 @@ class Vigil:
             try:
                 pong = await self._ping(host)
             except SglActorsError as error:
-                if isinstance(error, DeadlineExceeded) and host.starting:
+                if isinstance(error, DeadlineExceeded) and (host.starting or host.importing):
                     continue
                 if host.process is not None and host.endpoint in self._hosts:
                     self._ctx.log.warning(
@@ -81,6 +82,10 @@ class Vigil:
                     address = host.actors[pulse.name]
                     stop = StopActor(address.name, address.epoch, "stuck")
                     self._ctx.cast(host.kernel, stop, control=True)
+                    if (
+                        pulse.busy > 2 * STALLED and host.process is not None
+                    ):  # it does not let itself be cancelled
+                        host.process.kill()
             await asyncio.sleep(STARTING_HEARTBEAT if host.starting else HEARTBEAT)
 
     async def _ping(self, host: Hosted) -> Pong:

@@ -459,10 +459,13 @@ class Root(Actor):
         if not message.restart:
             swap = SwapClass(name, address.epoch, path, spec.start_timeout, settings)
             patience = 2 * SETTLE_TIMEOUT + LEAVE_TIMEOUT + spec.start_timeout + START_SLACK
+            host.importing += 1
             try:
                 answer = await self.ctx.call(host.kernel, swap, ClassSwapped, timeout=patience, control=True)
             except (ActorDown, DeadlineExceeded) as error:
                 raise SwapFailed(f"{name} went down or hung meanwhile: {error.message}") from None
+            finally:
+                host.importing -= 1
             if answer.in_place:
                 if self.supervisor.children.get(name) is child:
                     self.supervisor.changed(name, spec, self.ctx.now())
