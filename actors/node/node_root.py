@@ -28,8 +28,9 @@ from sgl_actors.actors.node.messages import (
     UnloadModel,
 )
 from sgl_actors.actors.node.models import catalogue, resolve
-from sgl_actors.actors.node.stacks import MARK, STACK, Stacks
+from sgl_actors.actors.node.stacks import STACK, Stacks
 from sgl_actors.actors.scheduler.messages import Drain, Drained
+from sgl_actors.actors.tokenizer.messages import Deliver, Delivered
 from sgl_actors.errors import ConfigError, InvalidRequest, SglActorsError
 
 
@@ -75,15 +76,20 @@ class NodeRoot(Root):
 
     async def drain(self, seconds: float) -> None:
         """Wait until no request is in flight, at most `seconds`."""
-        schedulers = [name for name in self.system.names if name.partition(MARK)[0] == "scheduler"]
+        names = [name.partition("scheduler") for name in self.system.names]
+        suffixes = [suffix for before, name, suffix in names if name and not before]
         if seconds > 0:
-            await asyncio.gather(*(self._drain(name, seconds) for name in schedulers))
+            await asyncio.gather(*(self._drain(suffix, seconds) for suffix in suffixes))
 
-    async def _drain(self, scheduler: str, seconds: float) -> None:
+    async def _drain(self, suffix: str, seconds: float) -> None:
+        """Have a model finish what it has: first its scheduler, then the tokenizer, which hands the ends out."""
+        until = self.ctx.now() + seconds
         try:
-            await self.ctx.call(scheduler, Drain(), Drained, timeout=seconds, control=True)
+            await self.ctx.call(f"scheduler{suffix}", Drain(), Drained, timeout=seconds, control=True)
+            left = max(0.001, until - self.ctx.now())
+            await self.ctx.call(f"tokenizer{suffix}", Deliver(), Delivered, timeout=left)
         except SglActorsError as error:
-            self.log.warning("not all requests finished in time", scheduler=scheduler, reason=str(error))
+            self.log.warning("not all requests finished in time", suffix=suffix, reason=str(error))
 
     # -- models -------------------------------------------------------------------------------------------
 
@@ -118,7 +124,7 @@ class NodeRoot(Root):
         """Let a model finish what it has, then end its actors, those that ask before those that are asked."""
         row = self._stacks.unloading(name)
         self.log.info("unloading model", name=row.name, suffix=row.suffix)
-        await self._drain(f"scheduler{row.suffix}", drain)
+        await self._drain(row.suffix, drain)
         for actor in reversed(STACK):
             await self.remove(f"{actor}{row.suffix}")
         self._stacks.remove(row)

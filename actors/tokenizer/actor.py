@@ -33,6 +33,8 @@ from sgl_actors.actors.tokenizer.handover import LAYOUT, Order, TokenizerState
 from sgl_actors.actors.tokenizer.kept import read_options
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
+    Deliver,
+    Delivered,
     DescribeTokenizer,
     DescribeVocabulary,
     Detokenize,
@@ -49,6 +51,8 @@ from sgl_actors.actors.tokenizer.streams import Stream
 from sgl_actors.actors.tokenizer.submissions import Submissions
 from sgl_actors.errors import Cancelled, InvalidRequest, ProtocolError, SglActorsError
 
+LOOK = 0.02
+"""Seconds between two looks whether every asker has had its end."""
 INLINE = 16_384
 """Characters that are tokenised on the loop (about 5 ms); longer texts go to a thread."""
 
@@ -103,6 +107,8 @@ class TokenizerActor(Actor):
                 self._preparations.describe_vocabulary(message, request, self._vocabulary)
             case Cancel():
                 self._cancel(message)
+            case Deliver():
+                self._task(self._deliver(request), name="deliver")
             case Expire():
                 self._delivery.expire()
             case Up():
@@ -122,6 +128,11 @@ class TokenizerActor(Actor):
             "num_kept_requests": len(self._delivery.kept),
             **{f"{name}_total": float(count) for name, count in self._count.items()},
         }
+
+    async def _deliver(self, request: Request) -> None:
+        while self._delivery.live or self._preparations.waiting:  # noqa: ASYNC110 - asked once in a model's life
+            await asyncio.sleep(LOOK)
+        request.reply(Delivered())
 
     def _task(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run beside the messages, until a successor takes over."""

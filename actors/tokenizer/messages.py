@@ -216,6 +216,14 @@ class VocabularyInfo(Message):
     eos_ids: tuple[int, ...]
 
 
+class Deliver(Message):
+    """Call, answered by `Delivered` once every asker has had its end: when nothing new comes any more."""
+
+
+class Delivered(Message):
+    """No request is live here, and none is being prepared."""
+
+
 class Cancel(Message):
     """Cast. Abort by request id (a client that closes its stream needs no such message, unless it might come back). Empty and `all`: everything.
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -119,3 +122,23 @@ async def test_models_side_by_side(fake_node: NodeRecord, handle: NodeHandle) ->
         assert (await http.post("/v1/completions", json=body)).status_code == 404
     with pytest.raises(InvalidRequest, match="only one"):
         await ctx.call("root", UnloadModel((await default.model()).served_name), Models, timeout=90)
+
+
+async def test_a_model_that_fails_takes_no_other_with_it(
+    fake_node: NodeRecord, handle: NodeHandle, tmp_path: Path
+) -> None:
+    """Its file is gone when its tokenizer has to start anew: it is served no more, its actors end, and the default model's requests do not notice."""
+    ctx = handle.context("test")
+    default = NodeClient(ctx)
+    link = tmp_path / "link.gguf"
+    link.symlink_to((await default.model()).path)
+    await ctx.call("root", LoadModel(str(link), "doomed"), Models, timeout=90)
+    running = asyncio.create_task(default.complete(request(3000)))
+    link.unlink()
+    rows = (await ctx.call("root", ListActors(), Actors)).rows
+    os.kill(next(row.pid for row in rows if row.address == "tokenizer@doomed"), signal.SIGKILL)
+    while any("@doomed" in row.address for row in (await ctx.call("root", ListActors(), Actors)).rows):
+        await asyncio.sleep(0.05)
+    assert [row.name for row in (await default.models()).rows] == [(await default.model()).served_name]
+    assert (await running).finish is not None
+    assert (await default.complete(request(3001))).finish is not None
