@@ -77,7 +77,11 @@ class ChaosNode:
         command = [sys.executable, "-m", "sgl_actors.cli", "start", "--config", "node.toml"]
         for setting in ("gateway.port=0", f"node.runtime_dir={self.runtime_dir}", *settings):
             command += ["--set", setting]
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), MARK: self.mark, "GOMP_SPINCOUNT": "3000"}
+        environment = os.environ | {
+            "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}",
+            MARK: self.mark,
+            "GOMP_SPINCOUNT": "3000",
+        }
         with (self.folder / "out.txt").open("ab") as output:
             self.process = subprocess.Popen(
                 command,

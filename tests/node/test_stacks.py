@@ -35,9 +35,9 @@ def test_names_and_suffixes_are_unique() -> None:
     ]
     with pytest.raises(InvalidRequest, match="loaded already"):
         load(stacks, "first")
-    for name in ("a b", "", "x" * 129):
-        with pytest.raises(InvalidRequest, match="cannot be called|loaded already"):
-            load(stacks, name or " ")
+    for name in ("a b", " ", "x" * 129):
+        with pytest.raises(InvalidRequest, match="cannot be called"):
+            load(stacks, name)
     for number in range(MOST - 4):
         load(stacks, f"m{number}")
     with pytest.raises(InvalidRequest, match=f"takes {MOST}"):
