@@ -59,6 +59,8 @@ class NodeView:
         if not actors.ready:
             rows = ", ".join(f"{row.address} {row.state}" for row in actors.rows)
             raise NotReady(f"not every actor is up: {rows or 'none has started'}")
+        if self._model is None:
+            await self.model()
 
     async def admit(self) -> ModelInfo:
         """The model, for a request that may begin now.

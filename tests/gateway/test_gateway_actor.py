@@ -19,7 +19,9 @@ from sgl_actors.actors.gateway.messages import Describe, Listening
 from sgl_actors.actors.gateway.server import bind
 from sgl_actors.actors.microkernel import Address, Context, Message, Request
 from sgl_actors.actors.microkernel.messages import Actors, ListActors
+from sgl_actors.actors.scheduler.messages import DescribeModel
 from sgl_actors.errors import ActorDown, ConfigError
+from tests.gateway.fake_node import INFO
 
 
 class FakeContext:
@@ -41,6 +43,8 @@ class FakeContext:
     async def call(self, to: str, message: Message, expect: type[Message], **options: Any) -> Message:
         if isinstance(message, ListActors):
             return Actors([], ready=True)
+        if isinstance(message, DescribeModel):
+            return INFO
         raise ActorDown(f"{to} is not here")
 
 

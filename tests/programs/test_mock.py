@@ -98,6 +98,7 @@ def test_the_examples_of_the_page_run() -> None:
     names: dict[str, Any] = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)  # our own page
     tests = [value for name, value in names.items() if name.startswith("test_")]
+    tests = [test for test in tests if not test.__code__.co_argcount]  # one needs a node
     assert len(tests) == 2
     for test in tests:
         test()
