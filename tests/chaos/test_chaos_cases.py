@@ -41,6 +41,7 @@ async def test_cancels(chaos_node: ChaosNode, outcome: Outcome, tmp_path: Path) 
     await cancel_many(chaos_node, Plan(SEED, 120, tmp_path), outcome, together=24)
 
 
+@pytest.mark.slow
 async def test_http_fuzz(chaos_node: ChaosNode, outcome: Outcome, tmp_path: Path) -> None:
     """Malformed requests get an answer that is no 5xx, and no actor ends."""
     await fuzz_http(chaos_node, Plan(SEED, 100, tmp_path), outcome)
@@ -48,6 +49,7 @@ async def test_http_fuzz(chaos_node: ChaosNode, outcome: Outcome, tmp_path: Path
         pytest.skip(outcome.skipped)
 
 
+@pytest.mark.slow
 async def test_frames(outcome: Outcome, tmp_path: Path) -> None:
     """Frames that nobody should send are dropped; honest clients are answered."""
     outcome.failures += (await frame_round(Plan(SEED, 2000, tmp_path))).failures
@@ -82,6 +84,7 @@ async def test_full_disk(outcome: Outcome, tmp_path: Path) -> None:
     assert found.counts["refused with 503"] == 1
 
 
+@pytest.mark.slow
 async def test_simulation(outcome: Outcome, tmp_path: Path) -> None:
     """Some seeds of the simulation hold."""
     found = await simulation_round(Plan(SEED, 2, tmp_path))
