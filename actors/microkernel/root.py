@@ -3,7 +3,7 @@
 Messages in: `Hello`, `ActorReady`, `ActorExit` from kernels; `ListActors`, `RestartActor`, `SwapActor`, `StopNode`, `Record` from outside. Out: `NameUp`, `NameDown`,
 `PeerDown`, `StartActor`, `StopActor`, `SwapClass`, `Terminate`, `Ping`, `Record` to every kernel. What to restart is decided by `supervisor.Supervisor`; this is its shell.
 
-Liveness in layers: the exit of a process (pidfd, milliseconds), its state (stopped at two looks, 2 s), ZMTP heartbeats (a dead link, 3 s), and pings answered by each
+Liveness in layers: the exit of a process (pidfd, milliseconds), its state (stopped at two looks, 2 s), ZMTP heartbeats (a dead link, 10 s), and pings answered by each
 process's own loop with a progress counter per actor (a loop that hangs, `HUNG` s; an actor stuck in one message while others wait, `STALLED` s). A process that does not
 answer because others have the processors is given `STARVED` s. If the root dies, the operating system kills its children.
 """

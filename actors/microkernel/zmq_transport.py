@@ -56,8 +56,9 @@ PARDON = 16
 SUSPECTS = 256
 """Connections whose bad frames are counted."""
 
-HEARTBEAT_MS, TIMEOUT_MS = 1000, 3000
-"""ZMTP heartbeats: they see a stopped process or a dead link, not a hung event loop."""
+HEARTBEAT_MS, TIMEOUT_MS = 1000, 10_000
+"""ZMTP heartbeats: they see a dead link, not a hung event loop. A link that breaks loses what is on its way, so a machine that is merely busy must not break one; a
+process of the node that is stopped is found sooner by its state."""
 
 BEHIND = "|"
 """Parts the socket of a relay from the name of who is behind it."""

@@ -61,7 +61,6 @@ from sgl_actors.actors.scheduler.rounds import RETRY
 from sgl_actors.actors.worker.messages import Describe, ModelInfo, NeedFull, ResetDone, StepDone
 from sgl_actors.errors import (
     ActorDown,
-    DeadlineExceeded,
     InvalidRequest,
     NotReady,
     Overloaded,
@@ -353,10 +352,11 @@ class SchedulerActor(Actor):
                 info = await self.ctx.call(
                     worker, Describe(), ModelInfo, timeout=WORKER_TIMEOUT, control=True
                 )
-            except (DeadlineExceeded, Overloaded) as error:
-                self.log.warning("worker silent", error=error.message)
             except ActorDown:
                 return
+            except SglActorsError as error:
+                self.log.warning("worker does not say what it serves", error=error.message)
+                await asyncio.sleep(RETRY)
             else:
                 if worker == self._worker:
                     self._perform(self.core.described(info))
@@ -383,10 +383,11 @@ class SchedulerActor(Actor):
         while cache == self._cache and message.epoch == self.core.links.epoch:
             try:
                 pool = await self.ctx.call(cache, message, Pool, timeout=CACHE_TIMEOUT, control=True)
-            except (DeadlineExceeded, Overloaded) as error:
-                self.log.warning("cache silent", error=error.message)
             except ActorDown:
                 return
+            except SglActorsError as error:
+                self.log.warning("cache is not emptied", error=error.message)
+                await asyncio.sleep(RETRY)
             else:
                 self._perform(self.core.emptied(pool))
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PATIENCE = 30.0
+PATIENCE = 5.0
 """Seconds that an answer of the worker is waited for at least, before it is asked whether the question was lost."""
 USUAL = 20.0
 """And at least that many times as long as its slowest step of late."""
