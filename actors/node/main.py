@@ -86,9 +86,7 @@ async def _come_up(node: RunningNode, cell: Cell) -> ModelInfo | None:
     while not node.done.is_set():
         try:
             return await cell.context.call("scheduler", DescribeModel(), ModelInfo, timeout=5.0)
-        except SglActorsError as error:
-            if not error.retryable:
-                raise
+        except SglActorsError:  # whatever the scheduler says, it is its supervisor who ends the node
             await asyncio.sleep(PROGRESS_INTERVAL)
     return None
 
