@@ -58,7 +58,7 @@ from sgl_actors.actors.microkernel import (
     Request,
     Snapshot,
 )
-from sgl_actors.errors import ConfigError, InvalidRequest, Overloaded, SglActorsError
+from sgl_actors.errors import ConfigError, InvalidRequest, Overloaded, ProtocolError, SglActorsError
 
 CHECK_PERIOD = 30.0
 """Seconds between two looks at the sum of the accounts."""
@@ -140,7 +140,7 @@ class CacheActor(Actor):
         """Handle one message; see the module."""
         try:
             answer = self._handle(message, request)
-        except (SglActorsError, NotImplementedError) as error:
+        except SglActorsError as error:
             if request.kind != "cast":
                 raise
             self._refused += 1
@@ -186,7 +186,7 @@ class CacheActor(Actor):
                     self._owner = None
                     self.log.info("owner down", leases=self.core.release_all(), reason=message.reason)
             case _:
-                raise NotImplementedError(f"the cache does not take {type(message).__name__}")
+                raise ProtocolError(f"the cache does not take {type(message).__name__}")
         return None
 
     def statistics(self) -> dict[str, float]:

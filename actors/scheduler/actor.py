@@ -64,6 +64,7 @@ from sgl_actors.errors import (
     InvalidRequest,
     NotReady,
     Overloaded,
+    ProtocolError,
     SglActorsError,
 )
 
@@ -116,7 +117,7 @@ class SchedulerActor(Actor):
         """Handle one message; see the module."""
         try:
             return self._handle(message, request)
-        except (SglActorsError, NotImplementedError) as error:
+        except SglActorsError as error:
             if request.kind != "cast":
                 raise
             self._refuse(message, request, str(error))
@@ -157,7 +158,7 @@ class SchedulerActor(Actor):
             case Drain():
                 self._drain(request)
             case _:
-                raise NotImplementedError(f"the scheduler does not take {type(message).__name__}")
+                raise ProtocolError(f"the scheduler does not take {type(message).__name__}")
         return None
 
     def statistics(self) -> dict[str, float]:

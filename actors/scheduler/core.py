@@ -341,8 +341,9 @@ class SchedulerCore:
         return self._go_on()
 
     def proceed(self) -> list[Effect]:
-        """Undo `pause`."""
+        """Undo `pause`. An answer that came meanwhile has led to nothing, so the cache is asked again even if nothing else has changed."""
         self._paused = False
+        self.queue.changed()
         return self._go_on()
 
     def state(self, now: float) -> SchedulerState:

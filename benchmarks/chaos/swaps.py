@@ -14,7 +14,7 @@ from benchmarks.chaos.history import History, Life
 from benchmarks.chaos.kills import ACTORS, check_idle
 from benchmarks.chaos.load import Load, now, pick_moment
 from benchmarks.chaos.node import ChaosNode, running, toml
-from benchmarks.chaos.plugins import CLASSES, twin, unrestorable
+from benchmarks.chaos.plugins import CAUSE, CLASSES, twin, unrestorable
 from sgl_actors.actors.microkernel.messages import SwapActor, Swapped
 from sgl_actors.errors import SglActorsError, SwapFailed
 
@@ -102,8 +102,11 @@ async def roll_back(node: ChaosNode, actor: str, outcome: Outcome) -> None:
     for _ in range(ROLL_BACKS):
         try:
             await node.context.call("root", SwapActor(actor, unrestorable(actor)), Swapped, timeout=LIMIT)
-        except SwapFailed:
-            outcome.count("rolled back")
+        except SwapFailed as error:
+            if CAUSE in error.message:
+                outcome.count("rolled back")
+            else:
+                outcome.fail(f"{actor}: failed otherwise than by its restore: {error.message}"[:300])
         except SglActorsError as error:
             outcome.fail(f"{actor}: a swap that cannot be: {error!r}"[:300])
         else:

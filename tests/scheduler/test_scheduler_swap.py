@@ -19,6 +19,7 @@ from sgl_actors.actors.cache.messages import (
     Grant,
     Inspect,
     Match,
+    Matched,
     Pin,
     Pool,
     Probe,
@@ -30,7 +31,7 @@ from sgl_actors.actors.microkernel import Actor, Address, Message, Request, Snap
 from sgl_actors.actors.scheduler import overdue
 from sgl_actors.actors.scheduler.actor import SchedulerActor
 from sgl_actors.actors.scheduler.core import SchedulerCore
-from sgl_actors.actors.scheduler.effects import ToCache
+from sgl_actors.actors.scheduler.effects import Effect, ToCache
 from sgl_actors.actors.scheduler.messages import (
     Abort,
     Configuration,
@@ -48,7 +49,7 @@ from sgl_actors.actors.scheduler.messages import (
 from sgl_actors.actors.worker.fake import FakeWorker, complete
 from sgl_actors.actors.worker.messages import Describe, NeedFull, ResetDone, SequenceResult, Step, StepDone
 from sgl_actors.errors import SwapFailed
-from tests.scheduler.desk import Desk, request
+from tests.scheduler.desk import ASKER, Desk, request
 from tests.scheduler.test_scheduler_actor import CONFIG, GREEDY, POISON, Asker, House, house, submit
 
 __all__ = ["house"]
@@ -391,3 +392,23 @@ async def test_one_poisoned_request_of_a_hundred_ends_alone(house: House) -> Non
     assert {ends[name].reason for name in names} == {"length"}
     assert 2 <= crashes <= 4
     await idle(house)
+
+
+def test_a_look_that_was_answered_at_rest_is_taken_again() -> None:
+    """What waits while a swap comes to nothing is asked for again, also when nothing ran and nothing new has come since."""
+    desk = Desk()
+    (asked,) = [effect for effect in submitted(desk, "a", "b") if isinstance(effect, ToCache)]
+    assert isinstance(asked.message, Match)
+    desk.take(desk.core.pause())
+    matched = Matched(desk.cache.match(asked.message.probes))
+    desk.take(desk.core.matched(desk.core.links.epoch, matched))
+    assert desk.core.rested
+    desk.take(desk.core.withdraw())
+    desk.take(desk.core.proceed())
+    desk.run()
+    assert (desk.finish("a").reason, desk.finish("b").reason) == ("length", "length")
+
+
+def submitted(desk: Desk, *names: str) -> list[Effect]:
+    """What the core wants done when requests of those names come; nothing of it has been done."""
+    return desk.core.submit([request(name, [1, 2, 3]) for name in names], ASKER, desk.now)
