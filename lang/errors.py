@@ -6,7 +6,7 @@ from sgl_actors.errors import ProgramError, SglActorsError, UnknownVariable
 
 __all__ = [
     "BodyFailed", "BranchCancelled", "BudgetExceeded", "InvalidPrimitive", "PrimitiveFailed", "ProgramChanged", "ProgramError",
-    "StreamEnded", "UnknownVariable", "UnresolvedVariable", "UnsupportedMedia", "cause_of",
+    "SpeculationMiss", "StreamEnded", "UnknownVariable", "UnresolvedVariable", "Unsupported", "UnsupportedMedia", "cause_of",
 ]  # fmt: skip
 
 
@@ -133,6 +133,31 @@ class UnsupportedMedia(ProgramError):
 
     code = "unsupported_media"
     status = 400
+
+
+class Unsupported(ProgramError):
+    """The backend cannot do what a primitive asks for; the message says which can.
+
+    Example:
+        >>> Unsupported("gen('name'): openai gpt-4o (chat) takes no top_k; anthropic, gemini and vllm do").code
+        'unsupported'
+    """
+
+    code = "unsupported"
+    status = 400
+
+
+class SpeculationMiss(ProgramError):
+    """A model that writes only whole turns did not keep to the template of one, however often it was asked.
+
+    The message says what was expected and what came. Simplify the turn, divide it into several, or use a model that goes on with text.
+
+    Example:
+        >>> SpeculationMiss("the turn 'Name: {name}' was not kept to in 3 tries").code
+        'speculation_miss'
+    """
+
+    code = "speculation_miss"
 
 
 class BodyFailed(ProgramError):

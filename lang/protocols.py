@@ -14,11 +14,13 @@ import msgspec
 from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.errors import ConfigError, SglActorsError
+from sgl_actors.lang.backends.capabilities import Capabilities
 from sgl_actors.lang.budget import Budget
 from sgl_actors.lang.durable import Durable, Past
 from sgl_actors.lang.errors import ProgramError
 from sgl_actors.lang.ir import AnyNode, Join, Media, SamplingArgs
 from sgl_actors.lang.results import Failure, Outcome, Usage
+from sgl_actors.lang.speculation import Part
 
 
 class RunOptions(msgspec.Struct, frozen=True):
@@ -33,6 +35,7 @@ class RunOptions(msgspec.Struct, frozen=True):
         fork_hint: a fork has the prefix of its branches computed before they start.
         budget: what it may use.
         durable: under which id it is recorded; None if it is not.
+        speculation: of API models: -1 asks for as much at once as the program shows to come, 0 for each gen by itself, a number for at least that many tokens.
     """
 
     seed: int | None = None
@@ -43,6 +46,7 @@ class RunOptions(msgspec.Struct, frozen=True):
     fork_hint: bool = True
     budget: Budget = Budget()
     durable: Durable | None = None
+    speculation: int = -1
 
 
 class Call(NamedTuple):
@@ -56,6 +60,11 @@ class Call(NamedTuple):
         choices: of a select.
         part: number of this request within the primitive: which completion, which choice; from `len(choices)` on, a choice without its prompt.
         media: images and videos of the prompt.
+        count: completions that the primitive wants, each a request of its own; an API model may be asked for all at once.
+        live: somebody reads while it is written.
+        follow: what the text has to follow, see `lang.speculation`.
+        tools: functions of which one or more are to be called, as JSON text in the OpenAI API's form; "" for none.
+        basis: what the program asks for, where the request says more than that; a resumed program has to ask for the same.
     """
 
     kind: str
@@ -65,6 +74,18 @@ class Call(NamedTuple):
     choices: tuple[str, ...] = ()
     part: int = 0
     media: tuple[Media, ...] = ()
+    count: int = 1
+    live: bool = False
+    follow: tuple[Part, ...] = ()
+    tools: str = ""
+    basis: tuple[Any, ...] = ()
+
+
+class ApiModel(msgspec.Struct, frozen=True):
+    """An API model as programs see it; `title` is for messages."""
+
+    title: str
+    capabilities: Capabilities
 
 
 class Client(Protocol):
@@ -72,9 +93,13 @@ class Client(Protocol):
 
     Attributes:
         takes: kinds of media that the model understands.
+        api: what is known of an API model; None for a node of ours, which takes everything and goes on with any text.
     """
 
     takes: frozenset[str]
+
+    @property
+    def api(self) -> ApiModel | None: ...
 
     def generate(
         self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None

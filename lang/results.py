@@ -21,6 +21,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     The completions took `steps` forward passes: `sampled_tokens` were the model's choice, `forced_tokens` were left no choice by a constraint, and
     `held_back_tokens` of forced text were left to the model, as they might have been joined with what followed. `drafted_tokens` were
     guessed and checked, `accepted_tokens` of them were right and are among the sampled ones.
+    Of an API model, `wasted_tokens` of the completion tokens were paid for and not used, `retries` are tries that failed, and `cost` is what its
+    price table makes of it all.
 
     Example:
         >>> both = Usage(10, 4, 2, 1) + Usage(5, 5, 1, 1)
@@ -38,6 +40,9 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     held_back_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    wasted_tokens: int = 0
+    retries: int = 0
+    cost: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         mine, its = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
@@ -60,7 +65,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         seconds: from when it was the stream's turn to do it until it was done.
         begun: seconds from the program's start.
         fork: of a fork or join, the number of the fork's node.
-        steps, sampled_tokens, forced_tokens, held_back_tokens, drafted_tokens, accepted_tokens: as in `Usage`.
+        steps, sampled_tokens, forced_tokens, held_back_tokens, drafted_tokens, accepted_tokens, wasted_tokens, retries, cost: as in `Usage`.
     """
 
     kind: str
@@ -79,6 +84,9 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     held_back_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    wasted_tokens: int = 0
+    retries: int = 0
+    cost: float = 0.0
 
     @property
     def usage(self) -> Usage:

@@ -8,6 +8,7 @@ from sgl_actors.actors.microkernel.wire import Message
 from sgl_actors.actors.scheduler.messages import Decoding, Finish
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.lang.constraints.constraint import Constraint
+from sgl_actors.lang.ir import Media
 
 
 class ChatMessage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -19,6 +20,7 @@ class ChatMessage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
         tool_calls: the assistant's calls, as the JSON text of a list in the OpenAI API's form; "" for none.
         tool_call_id: of a tool's turn, the call that it answers.
         name: of a tool's turn, the tool.
+        media: images and videos, each with its offset in the content. API models take them so far.
     """
 
     role: str
@@ -26,6 +28,7 @@ class ChatMessage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     tool_calls: str = ""
     tool_call_id: str = ""
     name: str = ""
+    media: tuple[tuple[int, Media], ...] = ()
 
 
 class SamplingOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -123,6 +126,8 @@ class Chunk(Message):
         completion_tokens: output tokens so far that count (to the token that completed the stop).
         prompt_ids: prompt token ids, in the first chunk only.
         decoding: how the output was made, so far.
+        tokens: of an API model, which tells no ids: texts of the tokens whose log probabilities are reported.
+        retries, cost: of an API model, see `lang.results.Usage`.
     """
 
     first_index: int
@@ -136,6 +141,9 @@ class Chunk(Message):
     completion_tokens: int = 0
     prompt_ids: list[int] = []
     decoding: Decoding = Decoding()
+    tokens: list[str] = []
+    retries: int = 0
+    cost: float = 0.0
 
 
 class Tokenize(Message):

@@ -8,7 +8,6 @@ order. An answer list is dealt by place, or the call is refused; see `Answers`.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias
@@ -22,6 +21,7 @@ from sgl_actors.lang.constraints.constraint import Constraint
 from sgl_actors.lang.errors import InvalidPrimitive, ProgramError
 from sgl_actors.lang.ir import Media
 from sgl_actors.lang.results import shorten
+from sgl_actors.lang.stops import find_stop
 
 Place: TypeAlias = tuple[int, ...]
 Key: TypeAlias = str | tuple[str, str]
@@ -321,7 +321,8 @@ def write(pieces: Sequence[str], sampling: SamplingOptions) -> Written:
     """End an answer at the first stop string or expression, or after `max_tokens` tokens; a token is one of a piece."""
     tokens = [TOKEN.findall(piece) for piece in pieces]
     whole = "".join(pieces)
-    keep, end, matched = _stop(whole, sampling)
+    stop = find_stop(whole, sampling)
+    keep, end, matched = (len(whole), len(whole), None) if stop is None else (stop.keep, stop.start, stop.matched)
     lengths = [len(token) for row in tokens for token in row]
     needed, limit = _reaching(lengths, end), sampling.max_tokens
     finish = Finish("stop", matched)
@@ -332,17 +333,6 @@ def write(pieces: Sequence[str], sampling: SamplingOptions) -> Written:
         written.append((piece[: max(keep, 0)], row[: max(needed, 0)]))
         keep, needed = keep - len(piece), needed - len(row)
     return Written(written, finish)
-
-
-def _stop(text: str, sampling: SamplingOptions) -> tuple[int, int, str | None]:
-    """Characters to keep, end of the stop that is complete first, and the stop; all of it without one."""
-    found = [(at + len(stop), at, stop) for stop in sampling.stop if (at := text.find(stop)) >= 0]
-    matches = [(re.search(pattern, text), pattern) for pattern in sampling.stop_regex]
-    found += [(match.end(), match.start(), pattern) for match, pattern in matches if match]
-    if not found:
-        return len(text), len(text), None
-    end, start, stop = min(found, key=lambda one: one[:2])
-    return (end if sampling.no_stop_trim else start), end, stop
 
 
 def _reaching(lengths: Sequence[int], end: int) -> int:

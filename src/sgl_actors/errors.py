@@ -197,6 +197,41 @@ class ProtocolError(SglActorsError):
     code = "protocol_error"
 
 
+class NoContinuation(InvalidRequest):
+    """An API model does not go on with an assistant's turn that has been begun. Programs then have it write the whole turn at once."""
+
+    code = "no_continuation"
+
+
+class QuotaExceeded(SglActorsError):
+    """Nothing is left of what was paid for at the API's provider. Waiting does not help: see to the account, or use another key."""
+
+    code = "quota_exceeded"
+    status = 402
+
+
+class BrokenAnswer(SglActorsError):
+    """An API's answer broke off, or could not be read. It was thrown away; asking again helps."""
+
+    code = "broken_answer"
+    status = 502
+    retryable = True
+
+
+class Refused(SglActorsError):
+    """The model refused to answer; the message has its words. Change the prompt."""
+
+    code = "refused"
+    status = 422
+
+
+class ContentFiltered(SglActorsError):
+    """The API's provider filtered the prompt or the answer; the message says which, as far as it told. Change the prompt."""
+
+    code = "content_filtered"
+    status = 422
+
+
 class ProgramError(SglActorsError):
     """A program's body or one of its primitives failed. The message holds the tail of the prompt.
 

@@ -1,0 +1,1 @@
+"""API models as actors: rate limits, retries and budgets over `lang.backends`."""

@@ -1,0 +1,177 @@
+"""API speculative execution, without I/O: what a model that goes on with text wrote beyond what it was asked for, and how much of it can be used.
+
+An API is paid by the token of every prompt, so a template of several slots costs its prompt once per slot. Where the program shows that template text and
+further slots follow (`follow_up`), the first call asks for all of it: it goes on past its stop. What it wrote is kept (`Ahead`) as what the prompt is *expected* to
+become. As long as the program's prompt agrees with that, letter by letter, its next gens take their texts from there; where it does not, the next gen
+asks again, from the prompt as it is by then. So a text is never filled in that another model call would have had to be asked for, and a miss costs tokens,
+never correctness.
+
+The state belongs to one stream of one run. A fork's branches begin without it: they are there to differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from sgl_actors.actors.scheduler.messages import Finish
+from sgl_actors.actors.tokenizer.messages import SamplingOptions
+from sgl_actors.lang.constraints import bytewise
+from sgl_actors.lang.stops import find_stop
+
+Part: TypeAlias = str | tuple[str, ...]
+"""Of a template: text as it stands, or a slot, told by its stop strings (a last one without any goes on to the end)."""
+
+OPEN: Final = "open"
+DONE: Final = "done"
+MISSED: Final = "missed"
+CHARACTERS: Final = 3
+"""Of template text per token, taken low: what is asked for at once has to have room for it."""
+
+
+class Follower:
+    """Reads a text as it is written, and says how far it keeps to a template.
+
+    Attributes:
+        state: `OPEN`, `DONE` once the last slot's stop was written, `MISSED` once it has left the template. More text changes neither of these.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = list(parts)
+        self._text = ""
+        self.state = OPEN if self._parts else DONE
+
+    def __repr__(self) -> str:
+        return f"<Follower {self.state}, {len(self._parts)} parts to come>"
+
+    def feed(self, piece: str) -> str:
+        """More text; the state."""
+        self._text += piece
+        while self._parts and self.state == OPEN:
+            part = self._parts[0]
+            if isinstance(part, str):
+                if not self._text.startswith(part[: len(self._text)]):
+                    self.state = MISSED
+                if len(self._text) < len(part) or self.state == MISSED:
+                    break
+                self._text = self._text[len(part) :]
+            else:
+                stop = find_stop(self._text, SamplingOptions(stop=part))
+                if stop is None:
+                    break
+                self._text = self._text[stop.start :]
+            self._parts.pop(0)
+        if not self._parts:
+            self.state = DONE
+        return self.state
+
+
+class Taken(NamedTuple):
+    """What a gen got without a call.
+
+    Attributes:
+        text: up to its stop.
+        finish: why it ends.
+        tokens: about how many it has.
+        saved: tokens that would have been wasted without it.
+    """
+
+    text: str
+    finish: Finish
+    tokens: int
+    saved: int
+
+
+class Ahead:
+    """What the prompt is expected to become, see the module.
+
+    Args:
+        before: what has to stay as it is (the turns of the chat before this one; nothing for text).
+        prompt: text that was gone on with.
+        text: what was written, its own slot and all that follows.
+        used: characters of `text` that the call itself was for, its stop included.
+        ended: the model came to an end by itself, not by a limit.
+        tokens: of `text`.
+    """
+
+    def __init__(
+        self, before: Hashable, prompt: str, text: str, used: int, *, ended: bool, tokens: int
+    ) -> None:
+        self._before, self._expected = before, prompt + text
+        self._start, self._used = len(prompt), len(prompt) + used
+        self._ended, self._tokens = ended, tokens
+
+    def __repr__(self) -> str:
+        return f"<Ahead by {len(self._expected) - self._used} characters>"
+
+    @property
+    def wasted(self) -> int:
+        """About how many tokens nobody has used so far."""
+        whole = len(self._expected) - self._start
+        return round(self._tokens * (len(self._expected) - self._used) / whole) if whole else 0
+
+    def take(self, before: Hashable, prompt: str, sampling: SamplingOptions) -> Taken | None:
+        """The text of a gen at the end of `prompt`; None if it is not known, and has to be asked for.
+
+        It is known if the prompt agrees with what was expected, the gen's stop was written (or the model ended by itself there), it has no more than
+        `max_tokens`, as far as that can be told from its characters, and it is what its constraint says.
+        """
+        if before != self._before or not self._expected.startswith(prompt) or len(prompt) < self._start:
+            return None
+        rest = self._expected[len(prompt) :]
+        stop = find_stop(rest, sampling)
+        if stop is None and not (self._ended and rest):
+            return None
+        text = rest if stop is None else rest[: stop.keep]
+        tokens, limit = self._count(text), sampling.max_tokens
+        if limit is not None and tokens > limit and len(text.encode()) > limit:
+            return None
+        if sampling.constraint is not None and not bytewise.accepts(sampling.constraint, text.encode()):
+            return None
+        unused = self.wasted
+        self._used = max(self._used, len(prompt) + (len(text) if stop is None else stop.end))
+        return Taken(text, Finish("stop", stop.matched if stop else None), tokens, unused - self.wasted)
+
+    def _count(self, text: str) -> int:
+        whole = len(self._expected) - self._start
+        return math.ceil(self._tokens * len(text) / whole) if whole else 0
+
+
+class FollowUp(NamedTuple):
+    """What is asked for at once.
+
+    Attributes:
+        parts: the template from the first slot on; one slot alone if nothing follows that could be had with it.
+        max_tokens: for all of it; None for any number.
+        stop: strings that can end the whole, because they end the last slot and stand nowhere before.
+    """
+
+    parts: tuple[Part, ...]
+    max_tokens: int | None
+    stop: tuple[str, ...]
+
+
+def follow_up(
+    slots: Sequence[SamplingOptions], texts: Sequence[str], least: int | None = None
+) -> FollowUp:
+    """Put slots and the template text between them together: ``len(texts) == len(slots) - 1``.
+
+    Args:
+        slots: sampling of each.
+        texts: what stands between them.
+        least: tokens that are asked for at least.
+    """
+    parts: list[Part] = [slots[0].stop]
+    for text, slot in zip(texts, slots[1:], strict=True):
+        parts += [text, slot.stop]
+    if len(slots) == 1 and least is None:
+        return FollowUp(tuple(parts), slots[0].max_tokens, slots[0].stop)
+    limits = [slot.max_tokens for slot in slots]
+    most = None
+    if None not in limits:
+        room = sum(limit for limit in limits if limit is not None)
+        most = max(room + sum(len(text) // CHARACTERS + 2 for text in texts), least or 0)
+    earlier = [*texts, *(stop for slot in slots[:-1] for stop in slot.stop)]
+    ends = () if least is not None else slots[-1].stop
+    return FollowUp(tuple(parts), most, tuple(s for s in ends if not any(s in e or e in s for e in earlier)))

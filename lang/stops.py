@@ -1,0 +1,75 @@
+"""Where a text ends by its stop strings and expressions: the same rule for a mock's text, and for an API's, which may not know all of them."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from sgl_actors.actors.tokenizer.messages import SamplingOptions
+
+
+class Stop(NamedTuple):
+    """The stop that is complete first.
+
+    Attributes:
+        keep: characters of the text that stay: up to the stop, or with it if it is not to be trimmed.
+        start, end: where it stands.
+        matched: the string or expression.
+    """
+
+    keep: int
+    start: int
+    end: int
+    matched: str
+
+
+def find_stop(text: str, sampling: SamplingOptions) -> Stop | None:
+    """The first stop in a text, or None. Of two that are complete at the same place, the longer one."""
+    found = [(at + len(stop), at, stop) for stop in sampling.stop if (at := text.find(stop)) >= 0]
+    matches = [(re.search(pattern, text), pattern) for pattern in sampling.stop_regex]
+    found += [(match.end(), match.start(), pattern) for match, pattern in matches if match]
+    if not found:
+        return None
+    end, start, matched = min(found, key=lambda one: one[:2])
+    return Stop(end if sampling.no_stop_trim else start, start, end, matched)
+
+
+class Cutter:
+    """Cuts a text that comes in pieces at its first stop, and holds back what may still become one.
+
+    Attributes:
+        text: all that came, what is behind the stop included.
+        stop: it; None while there is none.
+    """
+
+    def __init__(self, sampling: SamplingOptions) -> None:
+        self._sampling = sampling
+        self._held = max(map(len, sampling.stop), default=1) - 1
+        self.text = ""
+        self.stop: Stop | None = None
+        self._shown = 0
+
+    def __repr__(self) -> str:
+        return f"<Cutter {len(self.text)} characters, {'cut' if self.stop else 'open'}>"
+
+    @property
+    def kept(self) -> str:
+        """The text up to its stop."""
+        return self.text if self.stop is None else self.text[: self.stop.keep]
+
+    def feed(self, piece: str) -> str:
+        """More of it; what may be shown now. With expressions among the stops nothing is, before the end."""
+        self.text += piece
+        if self.stop is None:
+            self.stop = find_stop(self.text, self._sampling)
+        if self._sampling.stop_regex and self.stop is None:
+            return ""
+        return self._show(len(self.kept) - (0 if self.stop else self._held))
+
+    def end(self) -> str:
+        """It is complete; what had not been shown."""
+        return self._show(len(self.kept))
+
+    def _show(self, until: int) -> str:
+        shown, self._shown = self._shown, max(self._shown, until)
+        return self.kept[shown : self._shown]
