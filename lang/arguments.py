@@ -21,6 +21,7 @@ MAX_COUNT: Final = (1 << 31) - 1
 MAX_SEED: Final = (1 << 63) - 1
 MAX_TIMEOUT: Final = 1e9
 """Seconds."""
+MAX_COST: Final = 1e12
 MAX_TOP_LOGPROBS: Final = 100
 MAX_PRIORITY: Final = 1000
 MAX_SALT: Final = 256
@@ -203,7 +204,16 @@ def check_budget(where: str, budget: object) -> Budget:
         whole(where, "budget.calls", budget.calls, 0, MAX_SEED)
     if budget.seconds is not None:
         number(where, "budget.seconds", budget.seconds, 0.0, MAX_TIMEOUT)
+    if budget.cost is not None:
+        number(where, "budget.cost", budget.cost, 0.0, MAX_COST)
     return budget
+
+
+def check_speculation(where: str, value: object) -> int:
+    """What `speculation` says, as `RunOptions` has it: True as the program shows, False none, or a number of tokens."""
+    if isinstance(value, bool):
+        return -1 if value else 0
+    return whole(where, "speculation", value, -1, MAX_COUNT)
 
 
 def check_name(where: str, name: object) -> None:

@@ -53,7 +53,9 @@ class Books:
         if budget.calls is not None and self.calls >= budget.calls:
             raise BudgetExceeded(f"the program's budget of {budget.calls} calls is used up")
         if budget.cost is not None and self.cost >= budget.cost:
-            raise BudgetExceeded(f"the program's budget of {budget.cost:g} is used up: {self.cost:.6g} were spent")
+            raise BudgetExceeded(
+                f"the program's budget of {budget.cost:g} is used up: {self.cost:.6g} were spent"
+            )
         if budget.tokens is not None and tokens != 0:
             left = budget.tokens - self.tokens
             if left <= 0:

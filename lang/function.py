@@ -19,6 +19,7 @@ from sgl_actors.lang.arguments import (
     check_budget,
     check_name,
     check_salt,
+    check_speculation,
     flag,
     number,
     sampling_args,
@@ -49,7 +50,7 @@ Body = Callable[Concatenate[ProgramState, P], Any]
 
 OPTIONS = frozenset(
     {"backend", "id", "max_new_tokens", *RunOptions.__struct_fields__, *SamplingArgs.__struct_fields__}
-    - {"sampling"}
+    - {"sampling", "live"}
 )
 """Keyword arguments of `run` that are about the run, unless the body has a parameter of that name."""
 
@@ -67,14 +68,14 @@ class Function(Generic[P]):
         ['Paris', 'Paris']
     """
 
-    def __init__(self, body: Body[P], name: str | None = None) -> None:
+    def __init__(self, body: Body[P], name: str | None = None, speculation: int = -1) -> None:
         self._signature = inspect.signature(body)
         first = next(iter(self._signature.parameters), None)
         if first != "s":
             raise InvalidPrimitive(
                 f"{body.__qualname__}: the first parameter of a program is `s`, its state, not {first}"
             )
-        self.body = body
+        self.body, self.speculation = body, speculation
         self.name = name or body.__name__
         check_text("function: name", self.name, "name")
         self.__doc__ = body.__doc__
@@ -85,7 +86,7 @@ class Function(Generic[P]):
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> Program:
         """As `bind`, with arguments by name that were checked before."""
-        return Program(self.body, self.name, self._signature, arguments)
+        return Program(self.body, self.name, self._signature, arguments, speculation=self.speculation)
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Program:
         """Give it its arguments; what is missing can be given to `Program.run`."""
@@ -212,8 +213,10 @@ class Program:
         arguments: Mapping[str, Any],
         *,
         opened: bool = False,
+        speculation: int = -1,
     ) -> None:
         self.body, self.name, self.opened = body, name, opened
+        self.speculation = speculation
         self._signature, self._arguments = signature, dict(arguments)
 
     def __repr__(self) -> str:
@@ -229,6 +232,7 @@ class Program:
         cache_salt: str = "",
         fork_hint: bool = True,
         budget: Budget = UNLIMITED,
+        speculation: bool | int | None = None,
         durable: bool | str | os.PathLike[str] = False,
         id: str | None = None,  # noqa: A002 - a run's option, never called
         **options: Any,
@@ -245,6 +249,8 @@ class Program:
             fork_hint: have the common prefix of a fork's branches computed before they start. False leaves it to the branch that comes
                 first (for comparison; texts and samples are the same).
             budget: what it may use, over all branches.
+            speculation: on API models, whether one call may be for several gens: True (the default) for as many as the program shows to come, a number
+                to ask for at least that many tokens each time (`num_api_spec_tokens` of SGLang), False for one call per gen.
             durable: record it, so that after the end of this process or of the node the same call goes on where it was; True for the user's own
                 journal, else the journal's file.
             id: of a durable program; once it has finished, the same call with the same id gives its result at once.
@@ -258,7 +264,16 @@ class Program:
             ProgramError: `UnknownVariable`, `UnresolvedVariable`, `InvalidPrimitive`: the program is wrong.
             JournalUnavailable, ProgramRunning, ProgramChanged: a durable program cannot be recorded, runs already, or is not the one recorded.
         """
-        asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint, budget)
+        asked = RunOptions(
+            seed,
+            timeout,
+            SamplingArgs(),
+            priority,
+            cache_salt,
+            fork_hint,
+            budget,
+            speculation=self.speculation if speculation is None else speculation,
+        )
         arguments, run_options = self._prepare(asked, options, durable, id)
         runtime = check_backend(backend or default_runtime())
         past = await recall(runtime, self.name, run_options)
@@ -282,6 +297,7 @@ class Program:
         cache_salt: str = "",
         fork_hint: bool = True,
         budget: Budget = UNLIMITED,
+        speculation: bool | int | None = None,
         durable: bool | str | os.PathLike[str] = False,
         id: str | None = None,  # noqa: A002 - as in `run`
         **options: Any,
@@ -291,7 +307,16 @@ class Program:
         Raises what `run` raises; closing the iterator early cancels the program.
         """
         check_name("stream", variable)
-        asked = RunOptions(seed, timeout, SamplingArgs(), priority, cache_salt, fork_hint, budget)
+        asked = RunOptions(
+            seed,
+            timeout,
+            SamplingArgs(),
+            priority,
+            cache_salt,
+            fork_hint,
+            budget,
+            speculation=self.speculation if speculation is None else speculation,
+        )
         arguments, run_options = self._prepare(asked, options, durable, id)
         runtime = check_backend(backend or default_runtime())
         past = await recall(runtime, self.name, run_options)
@@ -375,7 +400,14 @@ class Program:
             and parameter.name not in self._arguments
         ]
         arguments = {**self._arguments, **{name: make(name) for name in missing}}
-        return Program(self.body, self.name, self._signature, arguments, opened=bool(missing))
+        return Program(
+            self.body,
+            self.name,
+            self._signature,
+            arguments,
+            opened=bool(missing),
+            speculation=self.speculation,
+        )
 
     def _prepare(
         self, asked: RunOptions, options: dict[str, Any], durable: object, program_id: object
@@ -412,17 +444,26 @@ def checked(where: str, asked: RunOptions, sampling: Mapping[str, Any]) -> RunOp
         check_salt(where, asked.cache_salt),
         flag(where, "fork_hint", asked.fork_hint),
         check_budget(where, asked.budget),
+        speculation=check_speculation(where, asked.speculation),
+        live=asked.live,
     )
 
 
 @overload
 def function(body: Body[P], /) -> Function[P]: ...
 @overload
-def function(*, name: str | None = None) -> Callable[[Body[P]], Function[P]]: ...
 def function(
-    body: Body[P] | None = None, *, name: str | None = None
+    *, name: str | None = None, num_api_spec_tokens: int | None = None
+) -> Callable[[Body[P]], Function[P]]: ...
+def function(
+    body: Body[P] | None = None, *, name: str | None = None, num_api_spec_tokens: int | None = None
 ) -> Function[P] | Callable[[Body[P]], Function[P]]:
     """Make a program of an async (or plain) function whose first parameter is `s`.
+
+    Args:
+        body: it.
+        name: for views and logs; the function's own by default.
+        num_api_spec_tokens: what `run(speculation=…)` is unless it says something else.
 
     Example:
         >>> @function
@@ -431,6 +472,8 @@ def function(
         >>> (await capital.run(country="France"))["capital"]
         'Paris'
     """
+    ahead = True if num_api_spec_tokens is None else num_api_spec_tokens
+    speculation = check_speculation("function", ahead)
     if body is not None:
-        return Function(body, name)
-    return lambda body: Function(body, name)
+        return Function(body, name, speculation)
+    return lambda body: Function(body, name, speculation)

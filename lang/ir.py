@@ -142,6 +142,8 @@ class Gen(Node, frozen=True):
         constraint: what the text has to be.
         adapter: key of what makes the value of the text (`typed.adapter_of`); "" for text.
         parts: variables that named parts of the constraint give values to.
+        tools: functions of which one or more are to be called, as the JSON text of a list in the OpenAI API's form; "" for none. `constraint` says the same
+            for models that call none by themselves.
     """
 
     name: str | None = None
@@ -153,6 +155,7 @@ class Gen(Node, frozen=True):
     constraint: Constraint | None = None
     adapter: str = ""
     parts: tuple[str, ...] = ()
+    tools: str = ""
 
 
 class Select(Node, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
@@ -38,6 +38,8 @@ from sgl_actors.lang.ir import (
 from sgl_actors.lang.media import load
 from sgl_actors.lang.reasoning import check_model
 from sgl_actors.lang.shape import quoted, shape_of
+from sgl_actors.lang.tool_calls import calls_of
+from sgl_actors.lang.tools import Call, Tool
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -116,6 +118,23 @@ def gen(
     name: str | None = None,
     max_tokens: int | None = None,
     *,
+    tools: Iterable[Tool[..., Any]],
+    **arguments: Unpack[GenArguments],
+) -> Slot[list[Call]]: ...
+@overload
+def gen(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    *,
+    tools: Iterable[Tool[..., Any]],
+    n: int,
+    **arguments: Unpack[GenArguments],
+) -> Slot[list[list[Call]]]: ...
+@overload
+def gen(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    *,
     dtype: builtins.type[T],
     **arguments: Unpack[GenArguments],
 ) -> Slot[T]: ...
@@ -151,6 +170,7 @@ def gen(
     *,
     constraint: Pattern | None = None,
     type: None = None,
+    tools: None = None,
     repetition_penalty: float | None = None,
     no_stop_trim: bool | None = None,
     skip_special_tokens: bool | None = None,
@@ -187,6 +207,7 @@ def gen(
     *,
     constraint: Pattern | None = None,
     type: Any = None,  # noqa: A002 - the word that users know from argparse and typer
+    tools: Iterable[Tool[..., Any]] | None = None,
     repetition_penalty: float | None = None,
     no_stop_trim: bool | None = None,
     skip_special_tokens: bool | None = None,
@@ -227,6 +248,8 @@ def gen(
         constraint: the text is what this value describes (`regex(…) + choice(…)`); its named parts become variables.
         type: the text is a value of this type, and the variable is that value: a msgspec Struct, dataclass, TypedDict, pydantic model,
             enum, Literal, number, list, dictionary or union.
+        tools: the model calls one or more of these (see `tool`), and the variable is a list of `Call`s, for `call_all`. The prompt has to say what they
+            are for.
         repetition_penalty: 0.01 to 100, divides the logits of tokens seen; 1 is off.
         no_stop_trim: keep the stop string in the text.
         skip_special_tokens: leave special tokens out of the text.
@@ -239,7 +262,7 @@ def gen(
 
     Raises:
         InvalidPrimitive: an argument of a wrong type or out of its range (NaN always is), a pattern or schema that is none, or
-            more than one of regex, json_schema, constraint, type, dtype and choices; `param` names it.
+            more than one of regex, json_schema, constraint, type, tools, dtype and choices; `param` names it.
 
     Example:
         >>> "The capital of France is" + gen("capital", max_tokens=4, stop=".")
@@ -250,6 +273,7 @@ def gen(
     where = "gen" if name is None else f"gen({name!r})"
     given = {
         "dtype": dtype, "choices": choices, "regex": regex, "json_schema": json_schema, "constraint": constraint, "type": type,
+        "tools": tools,
     }  # fmt: skip
     several = [key for key, value in given.items() if value is not None]
     if len(several) > 1:
@@ -294,11 +318,14 @@ def gen(
             "seed": seed,
         },
     )
-    shape = shape_of(
-        where, regex, json_schema, constraint, _DTYPES.get(dtype, dtype) if type is None else type
-    )
+    if tools is not None:
+        shape = calls_of(where, tools)
+    else:
+        shape = shape_of(
+            where, regex, json_schema, constraint, _DTYPES.get(dtype, dtype) if type is None else type
+        )
     wanted = bool(logprobs or return_logprob) or top > 0 or start >= 0
-    return Slot(Gen(name, sampling, wanted, top, start, count, shape.constraint, shape.adapter, shape.parts))
+    return Slot(Gen(name, sampling, wanted, top, start, count, *shape))
 
 
 def gen_int(

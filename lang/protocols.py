@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from sgl_actors.actors.cache.messages import Pinned
-from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
+from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions, TokenIds, Tokenize
 from sgl_actors.errors import ConfigError, SglActorsError
 from sgl_actors.lang.backends.capabilities import Capabilities
 from sgl_actors.lang.budget import Budget
@@ -36,6 +36,7 @@ class RunOptions(msgspec.Struct, frozen=True):
         budget: what it may use.
         durable: under which id it is recorded; None if it is not.
         speculation: of API models: -1 asks for as much at once as the program shows to come, 0 for each gen by itself, a number for at least that many tokens.
+        live: of API models: text is handed out while it is written, whether somebody reads it already or not.
     """
 
     seed: int | None = None
@@ -47,6 +48,7 @@ class RunOptions(msgspec.Struct, frozen=True):
     budget: Budget = Budget()
     durable: Durable | None = None
     speculation: int = -1
+    live: bool = False
 
 
 class Call(NamedTuple):
@@ -60,11 +62,11 @@ class Call(NamedTuple):
         choices: of a select.
         part: number of this request within the primitive: which completion, which choice; from `len(choices)` on, a choice without its prompt.
         media: images and videos of the prompt.
-        count: completions that the primitive wants, each a request of its own; an API model may be asked for all at once.
+        completions: that the primitive wants, each a request of its own; an API model may be asked for all at once.
         live: somebody reads while it is written.
         follow: what the text has to follow, see `lang.speculation`.
         tools: functions of which one or more are to be called, as JSON text in the OpenAI API's form; "" for none.
-        basis: what the program asks for, where the request says more than that; a resumed program has to ask for the same.
+        basis: prompt and sampling that the program itself asks for, where the request says more; a resumed program has to ask for the same.
     """
 
     kind: str
@@ -74,11 +76,11 @@ class Call(NamedTuple):
     choices: tuple[str, ...] = ()
     part: int = 0
     media: tuple[Media, ...] = ()
-    count: int = 1
+    completions: int = 1
     live: bool = False
     follow: tuple[Part, ...] = ()
     tools: str = ""
-    basis: tuple[Any, ...] = ()
+    basis: tuple[Any, SamplingOptions] | None = None
 
 
 class ApiModel(msgspec.Struct, frozen=True):
@@ -99,7 +101,8 @@ class Client(Protocol):
     takes: frozenset[str]
 
     @property
-    def api(self) -> ApiModel | None: ...
+    def api(self) -> ApiModel | None:
+        """As it is known now."""
 
     def generate(
         self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None

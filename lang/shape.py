@@ -1,4 +1,4 @@
-"""What a gen's text has to be, said in one of four ways, as its node holds it: constraint, adapter, named parts."""
+"""What a gen's text has to be, said in one of four ways, as its node holds it: constraint, adapter, named parts. A fifth way is `tool_calls`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Shape(NamedTuple):
     constraint: Constraint | None = None
     adapter: str = ""
     parts: tuple[str, ...] = ()
+    tools: str = ""
 
 
 def shape_of(

@@ -15,6 +15,8 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+import msgspec
+
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.lang.constraints import bytewise
@@ -90,17 +92,16 @@ class Ahead:
         before: what has to stay as it is (the turns of the chat before this one; nothing for text).
         prompt: text that was gone on with.
         text: what was written, its own slot and all that follows.
-        used: characters of `text` that the call itself was for, its stop included.
-        ended: the model came to an end by itself, not by a limit.
+        ended_by: None if a limit ended it; else the model itself, or one of these stops, which are not in the text.
         tokens: of `text`.
     """
 
     def __init__(
-        self, before: Hashable, prompt: str, text: str, used: int, *, ended: bool, tokens: int
+        self, before: Hashable, prompt: str, text: str, *, ended_by: tuple[str, ...] | None, tokens: int
     ) -> None:
         self._before, self._expected = before, prompt + text
-        self._start, self._used = len(prompt), len(prompt) + used
-        self._ended, self._tokens = ended, tokens
+        self._start = self._used = len(prompt)
+        self._ended_by, self._tokens = ended_by, tokens
 
     def __repr__(self) -> str:
         return f"<Ahead by {len(self._expected) - self._used} characters>"
@@ -109,19 +110,19 @@ class Ahead:
     def wasted(self) -> int:
         """About how many tokens nobody has used so far."""
         whole = len(self._expected) - self._start
-        return round(self._tokens * (len(self._expected) - self._used) / whole) if whole else 0
+        return round(self._tokens * (len(self._expected) - self._used) / whole) if whole else self._tokens
 
     def take(self, before: Hashable, prompt: str, sampling: SamplingOptions) -> Taken | None:
         """The text of a gen at the end of `prompt`; None if it is not known, and has to be asked for.
 
-        It is known if the prompt agrees with what was expected, the gen's stop was written (or the model ended by itself there), it has no more than
-        `max_tokens`, as far as that can be told from its characters, and it is what its constraint says.
+        It is known if the prompt agrees with what was expected, the gen's own stop was written or ended the whole (or the model did so by itself), it has
+        no more than `max_tokens`, as far as that can be told from its characters, and it is what its constraint says.
         """
         if before != self._before or not self._expected.startswith(prompt) or len(prompt) < self._start:
             return None
         rest = self._expected[len(prompt) :]
         stop = find_stop(rest, sampling)
-        if stop is None and not (self._ended and rest):
+        if stop is None and not self._is_last(sampling):
             return None
         text = rest if stop is None else rest[: stop.keep]
         tokens, limit = self._count(text), sampling.max_tokens
@@ -133,9 +134,21 @@ class Ahead:
         self._used = max(self._used, len(prompt) + (len(text) if stop is None else stop.end))
         return Taken(text, Finish("stop", stop.matched if stop else None), tokens, unused - self.wasted)
 
+    def _is_last(self, sampling: SamplingOptions) -> bool:
+        """Whether what ended the whole would have ended this gen, too. A constraint without a stop ends where the model likes, so it does not tell."""
+        if self._ended_by is None or sampling.no_stop_trim or (sampling.constraint and not sampling.stop):
+            return False
+        return all(stop in sampling.stop for stop in self._ended_by)
+
     def _count(self, text: str) -> int:
         whole = len(self._expected) - self._start
         return math.ceil(self._tokens * len(text) / whole) if whole else 0
+
+
+def alike(one: SamplingOptions, two: SamplingOptions) -> bool:
+    """Whether two gens sample in the same way, so that one call can be for both."""
+    own = {"max_tokens": None, "stop": (), "seed": None, "constraint": None, "stop_regex": ()}
+    return msgspec.structs.replace(one, **own) == msgspec.structs.replace(two, **own)
 
 
 class FollowUp(NamedTuple):
@@ -152,9 +165,7 @@ class FollowUp(NamedTuple):
     stop: tuple[str, ...]
 
 
-def follow_up(
-    slots: Sequence[SamplingOptions], texts: Sequence[str], least: int | None = None
-) -> FollowUp:
+def follow_up(slots: Sequence[SamplingOptions], texts: Sequence[str], least: int | None = None) -> FollowUp:
     """Put slots and the template text between them together: ``len(texts) == len(slots) - 1``.
 
     Args:

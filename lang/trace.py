@@ -120,7 +120,7 @@ class Trace:
     Args:
         outcome: of the run.
         program: its name.
-        prices: of tokens; without them there is no cost.
+        prices: of tokens; without them the cost is what API models were paid, if there are price tables for them.
 
     Example:
         >>> print(Trace(Outcome("0", segments=[Segment("given", "Hi")]), "greet"), end="")
@@ -151,11 +151,11 @@ class Trace:
         return self.root.usage
 
     def cost(self, prices: Prices | None = None) -> float:
-        """What the whole program cost, by those prices or the trace's own; `ValueError` without any."""
-        prices = prices or self.prices
-        if prices is None:
+        """What the whole program cost, by those prices, the trace's own, or those of its API models; `ValueError` without any."""
+        found = _cost(self.usage, prices or self.prices)
+        if found is None:
             raise ValueError("a cost needs prices: cost(Prices(input=…, output=…))")
-        return prices.of(self.usage)
+        return found
 
     def print(self, console: Console | None = None) -> None:
         """Write it to a terminal (standard output by default), one line per segment."""
@@ -207,15 +207,20 @@ def _branch(outcome: Outcome, prices: Prices | None, role: str = "") -> TraceBra
         ""
         if failure is None
         else failure.message + (f" (at {failure.variable!r})" if failure.variable else ""),
-        None if prices is None else prices.of(outcome.total),
+        _cost(outcome.total, prices),
     )
+
+
+def _cost(usage: Usage, prices: Prices | None) -> float | None:
+    """By the prices given, else by those of the API models that were asked, if they have any."""
+    return prices.of(usage) if prices is not None else usage.cost or None
 
 
 def _segment(
     one: Segment, kind: str, branches: tuple[TraceBranch, ...], prices: Prices | None
 ) -> TraceSegment:
     usage = one.usage
-    cost = None if prices is None else prices.of(usage)
+    cost = _cost(usage, prices)
     return TraceSegment(kind, one.text, one.name, usage, 1000 * one.seconds, 1000 * one.begun, branches, cost)
 
 
@@ -242,7 +247,9 @@ def _plain_branch(branch: TraceBranch) -> dict[str, Any]:
 
 def _plain_numbers(one: TraceBranch | TraceSegment) -> dict[str, Any]:
     cost = {} if one.cost is None else {"cost": one.cost}
-    return msgspec.structs.asdict(one.usage) | {"ms": round(one.ms, 3)} | cost
+    used = msgspec.structs.asdict(one.usage)
+    del used["cost"]  # by the price table of its backend: the same, unless the trace has prices of its own
+    return used | {"ms": round(one.ms, 3)} | cost
 
 
 # -- as lines ---------------------------------------------------------------------------------------------

@@ -61,15 +61,15 @@ class Form(enum.Enum):
     JSON = "JSON"
 
 
-class _Library(NamedTuple):
-    """How one library reads a type. Both functions raise `_Mismatch`."""
+class Library(NamedTuple):
+    """How something reads a type: of its text, and of plain data. Both functions raise `Mismatch`."""
 
     schema: schema.Schema
     decode: Callable[[str], Any]
     convert: Callable[[object], Any]
 
 
-class _Mismatch(Exception):
+class Mismatch(Exception):
     """A path like ``$.age`` ("" if it is not known) and why what stands there does not fit."""
 
 
@@ -94,7 +94,7 @@ class Adapter(Generic[T]):
     form: Form
     constraint: Constraint | None
     json_constraint: Constraint
-    _library: _Library
+    _library: Library
     _choices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -118,7 +118,7 @@ class Adapter(Generic[T]):
     def _checked(self, text: str, form: Form, read: Callable[[], T]) -> T:
         try:
             return read()
-        except _Mismatch as mismatch:
+        except Mismatch as mismatch:
             path, why = mismatch.args
         except RecursionError:
             path, why = "", "it is nested too deeply"
@@ -167,12 +167,17 @@ def adapter(type_: object) -> Adapter[Any]:
     >>> adapter(list[int]).decode("[1, 2]")
     [1, 2]
     """
+    return remembered(type_, lambda: _make(type_))
+
+
+def remembered(type_: object, make: Callable[[], Adapter[Any]]) -> Adapter[Any]:
+    """The adapter of what `type_` is or stands for; `make` makes it unless there is one."""
     with _lock:
         key = _keys.get(type_) if _hashable(type_) else None
         if key is not None:
             _adapters.move_to_end(key)
             return _adapters[key]
-        made = _make(type_)
+        made = make()
         _adapters[made.key] = made
         if _hashable(type_):
             _keys[type_] = made.key
@@ -210,7 +215,7 @@ def _make(type_: object) -> Adapter[Any]:
         raise InvalidPrimitive(
             f"type {name} has no JSON schema, so no text can be a value of it: {_reason(why)}"
         ) from None
-    constraint = _json_constraint(library.schema)
+    constraint = json_constraint_of(library.schema)
     if refusal := bytewise.refusal(constraint):
         raise InvalidPrimitive(f"type {name}: its schema cannot be a constraint: {refusal}")
     form, listed = Form.JSON, schema.choices(library.schema)
@@ -219,12 +224,14 @@ def _make(type_: object) -> Adapter[Any]:
         form, own = Form.CHOICE, Constraint(REGEX, any_of(map(literal, listed)))
     elif isinstance(_bare(info), inspect.StrType) and schema.is_any_text(library.schema):
         form, own = Form.TEXT, None
+    shown = f"{type_.__module__}.{type_.__qualname__}" if isinstance(type_, type) else repr(type_)
     return Adapter(
-        _key(type_, library.schema), name, type_, library.schema, form, own, constraint, library, listed
+        key_of(shown, library.schema), name, type_, library.schema, form, own, constraint, library, listed
     )
 
 
-def _json_constraint(found: schema.Schema) -> Constraint:
+def json_constraint_of(found: schema.Schema) -> Constraint:
+    """Under which a model writes, as JSON, a value that a strict schema allows."""
     pattern = schema.scalar(found, found)
     if pattern is not None:
         return Constraint(REGEX, pattern)
@@ -237,11 +244,10 @@ def _bare(info: Any) -> Any:
     return info
 
 
-def _key(type_: object, found: schema.Schema) -> str:
+def key_of(shown: str, found: schema.Schema) -> str:
     """The same in every process for the same type; of two that cannot be told apart, the second gets a number."""
     digest = hashlib.blake2b(schema.source(found).encode(), digest_size=6).hexdigest()
-    shown = f"{type_.__module__}.{type_.__qualname__}" if isinstance(type_, type) else repr(type_)[:SHOWN]
-    key, number = f"{shown.removeprefix('builtins.')}#{digest}", 2
+    key, number = f"{shown.removeprefix('builtins.')[:SHOWN]}#{digest}", 2
     while key in _adapters:
         key, number = f"{key.partition('~')[0]}~{number}", number + 1
     return key
@@ -265,7 +271,7 @@ def _reason(why: str) -> str:
     )
 
 
-def _msgspec(type_: object) -> _Library:
+def _msgspec(type_: object) -> Library:
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type_)
 
     def decode(text: str) -> Any:
@@ -274,7 +280,7 @@ def _msgspec(type_: object) -> _Library:
     def convert(value: object) -> Any:
         return _msgspec_read(lambda: msgspec.convert(value, type_))
 
-    return _Library(schema.schema_of(type_), decode, convert)
+    return Library(schema.schema_of(type_), decode, convert)
 
 
 def _msgspec_read(read: Callable[[], Any]) -> Any:
@@ -282,7 +288,7 @@ def _msgspec_read(read: Callable[[], Any]) -> Any:
         return read()
     except (msgspec.MsgspecError, UnicodeError) as error:
         why, _, path = str(error).partition(" - at ")
-        raise _Mismatch(path.strip("`"), why) from None
+        raise Mismatch(path.strip("`"), why) from None
 
 
 def _is_pydantic(type_: object, info: inspect.Type) -> bool:
@@ -302,7 +308,7 @@ def _is_annotated_for_pydantic(type_: object) -> bool:
     )
 
 
-def _pydantic(type_: Any) -> _Library:
+def _pydantic(type_: Any) -> Library:
     import pydantic
 
     known: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(type_)
@@ -313,9 +319,9 @@ def _pydantic(type_: Any) -> _Library:
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
             path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-            raise _Mismatch(f"${path}", first["msg"]) from None
+            raise Mismatch(f"${path}", first["msg"]) from None
 
-    return _Library(
+    return Library(
         schema.strict(known.json_schema()),
         lambda text: read(lambda: known.validate_json(text)),
         lambda value: read(lambda: known.validate_python(value)),

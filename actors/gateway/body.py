@@ -27,7 +27,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 IGNORED = frozenset(
     {
-        "bootstrap_host", "bootstrap_port", "bootstrap_room", "continuous_usage_stats", "custom_labels", "function_call",
+        "bootstrap_host", "bootstrap_port", "bootstrap_room", "custom_labels", "function_call",
         "guided_decoding_backend", "metadata", "modalities", "no_logs", "prediction", "reasoning_effort",
         "return_tokens_as_token_ids", "routing_key", "safety_identifier", "service_tier",
         "spaces_between_special_tokens", "store", "stream_interval", "user", "verbosity",

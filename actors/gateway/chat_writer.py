@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import UNSET
-
 from sgl_actors.actors.gateway.answer import Answer
 from sgl_actors.actors.gateway.call_reader import Arguments, Call, CallReader, Event, Said
 from sgl_actors.actors.gateway.job import Job
@@ -20,6 +18,7 @@ from sgl_actors.actors.gateway.openai_types import (
     ChatLogprobs,
     ChunkChoice,
     Delta,
+    StreamOptions,
     ToolCall,
     ToolCallDelta,
     TopLogprob,
@@ -39,15 +38,15 @@ class ChatWriter:
         service: for token texts.
         job: whose answers are written.
         logprobs: whether log probabilities are reported.
-        include_usage: a stream ends with the usage.
+        options: what a stream tells of the usage.
         calls: whether tool calls are looked for in the text.
     """
 
     def __init__(
-        self, service: Service, job: Job, *, logprobs: bool, include_usage: bool, calls: bool = False
+        self, service: Service, job: Job, *, logprobs: bool, options: StreamOptions, calls: bool = False
     ) -> None:
         self._service, self._job = service, job
-        self._logprobs, self._include_usage = logprobs, include_usage
+        self._logprobs, self._options = logprobs, options
         self._told = [0] * len(job.answers)
         self._begun = [False] * len(job.answers)
         self._readers = [CallReader() if calls else None for _ in job.answers]
@@ -97,7 +96,7 @@ class ChatWriter:
             await trail.tell(events, index, chunks, len(answer.token_ids), ended=ended)
 
         await self._job.run(take)
-        if self._include_usage:
+        if self._options.include_usage:
             await trail.usage(events, self._chunk(None))
         await trail.done(events)
 
@@ -155,7 +154,7 @@ class ChatWriter:
     def _chunk(self, choice: ChunkChoice | None) -> ChatChunk:
         """A piece of one choice; without one, the last chunk, which has the usage."""
         job = self._job
-        usage = (None if choice is not None else job.usage()) if self._include_usage else UNSET
+        usage = job.usage() if choice is None else job.told_usage(self._options)
         return ChatChunk(
             id=job.id,
             created=job.created,

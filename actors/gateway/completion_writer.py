@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
 from sgl_actors.actors.gateway.answer import Answer
 from sgl_actors.actors.gateway.job import Job
-from sgl_actors.actors.gateway.openai_types import Completion, CompletionChoice, CompletionLogprobs, Usage
+from sgl_actors.actors.gateway.openai_types import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    StreamOptions,
+    Usage,
+)
 from sgl_actors.actors.gateway.pieces import Offsets, Pieces, finite
 from sgl_actors.actors.gateway.service import Service
 from sgl_actors.actors.gateway.sse import EventWriter
@@ -23,14 +29,14 @@ class CompletionWriter:
         job: whose answers are written.
         echo: texts and log probabilities begin with the prompt's.
         logprobs: whether log probabilities are reported.
-        include_usage: a stream ends with the usage.
+        options: what a stream tells of the usage.
     """
 
     def __init__(
-        self, service: Service, job: Job, *, echo: bool, logprobs: bool, include_usage: bool
+        self, service: Service, job: Job, *, echo: bool, logprobs: bool, options: StreamOptions
     ) -> None:
         self._service, self._job = service, job
-        self._echo, self._logprobs, self._include_usage = echo, logprobs, include_usage
+        self._echo, self._logprobs, self._options = echo, logprobs, options
         self._offsets = [Offsets() for _ in job.answers]
         self._told = [0] * len(job.answers)
         self._begun = [False] * len(job.answers)
@@ -50,11 +56,11 @@ class CompletionWriter:
             told = self._logprobs and len(answer.logprobs) > self._told[index]
             if chunk.text or told or chunk.finish is not None or (first and self._echo):
                 piece = await self._piece(answer, chunk.text)
-                made = [self._body([piece], None if self._include_usage else UNSET)]
+                made = [self._body([piece], self._job.told_usage(self._options))]
                 await trail.tell(events, index, made, len(answer.token_ids), ended=chunk.finish is not None)
 
         await self._job.run(take)
-        if self._include_usage:
+        if self._options.include_usage:
             await trail.usage(events, self._body([], self._job.usage()))
         await trail.done(events)
 
@@ -62,15 +68,18 @@ class CompletionWriter:
         index = answer.index
         entries = answer.logprobs[self._told[index] :]
         self._told[index] = len(answer.logprobs)
+        prompt, asked = "", list[TokenLogprob]()
         if self._echo and not self._begun[index]:
-            text = await self._prompt_text(answer) + text
-            entries = answer.prompt_logprobs + entries
+            prompt, asked = await self._prompt_text(answer), answer.prompt_logprobs
         self._begun[index] = True
         logprobs = None
         if self._logprobs:
-            await self._service.pieces.load(entries)
-            logprobs = completion_logprobs(entries, self._service.pieces, self._offsets[index])
-        return CompletionChoice(index, text, logprobs, answer.finish_reason)
+            pieces, offsets = self._service.pieces, self._offsets[index]
+            await pieces.load(asked + entries)
+            starts = offsets.prompt(prompt, [pieces.raw(entry.token_id) for entry in asked])
+            starts += [offsets.next(pieces.raw(entry.token_id)) for entry in entries]
+            logprobs = completion_logprobs(asked + entries, starts, pieces)
+        return CompletionChoice(index, prompt + text, logprobs, answer.finish_reason)
 
     async def _prompt_text(self, answer: Answer) -> str:
         index = answer.index
@@ -94,7 +103,9 @@ class CompletionWriter:
         )
 
 
-def completion_logprobs(entries: list[TokenLogprob], pieces: Pieces, offsets: Offsets) -> CompletionLogprobs:
+def completion_logprobs(
+    entries: list[TokenLogprob], offsets: list[int], pieces: Pieces
+) -> CompletionLogprobs:
     """The four parallel lists; the alternatives hold the token itself, too, with the very same number.
 
     `entries` must have been loaded into `pieces`. Tokens with the same label keep the larger probability.
@@ -114,5 +125,5 @@ def completion_logprobs(entries: list[TokenLogprob], pieces: Pieces, offsets: Of
         [pieces.label(entry.token_id) for entry in entries],
         [finite(entry.logprob) for entry in entries],
         tops,
-        [offsets.next(pieces.raw(entry.token_id)) for entry in entries],
+        offsets,
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 
 from sgl_actors.actors.gateway.answer import Answer
 from sgl_actors.actors.gateway.exchange import Exchange
 from sgl_actors.actors.gateway.generation import Ask, Emit, Generation
-from sgl_actors.actors.gateway.openai_types import CompletionDetails, PromptDetails, Usage
+from sgl_actors.actors.gateway.openai_types import CompletionDetails, PromptDetails, StreamOptions, Usage
 from sgl_actors.actors.gateway.retry import Retry, Trail
 from sgl_actors.actors.gateway.service import Service
 from sgl_actors.actors.gateway.sse import until_gone
@@ -117,6 +118,12 @@ class Job:
             sum(one.accepted for one in made),
         )
         return Usage(prompt, completion, prompt + completion, PromptDetails(cached), details)
+
+    def told_usage(self, options: StreamOptions) -> Usage | UnsetType | None:
+        """What a chunk with a choice in it says of the usage."""
+        if options.continuous_usage_stats:
+            return self.usage()
+        return None if options.include_usage else UNSET
 
     def _observe(self, index: int, tokens: int) -> None:
         if not tokens:

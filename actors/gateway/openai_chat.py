@@ -29,15 +29,13 @@ async def chat_completions(request: Request) -> Response:
     service = await service.serving(body.model)
     info = await service.view.admit()
     check_model(body.model, info)
-    include_usage = check_stream_options(body)
+    options = check_stream_options(body)
     tools = tools_of(body, openai_constraint(body))
     ask = await chat_ask(service, body, tools, info)
     exchange = exchange_of(request)
     retry = Retry.of(request.headers, exchange.tenant.name, stream=bool(body.stream))
     job = Job(service, exchange, [ask], prefix=CHAT, model=info.served_name, retry=retry)
-    writer = ChatWriter(
-        service, job, logprobs=bool(body.logprobs), include_usage=include_usage, calls=tools.active
-    )
+    writer = ChatWriter(service, job, logprobs=bool(body.logprobs), options=options, calls=tools.active)
     if body.stream:
         return service.stream(request, writer.stream)
     await job.collect(request)

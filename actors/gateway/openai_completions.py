@@ -40,13 +40,13 @@ async def completions(request: Request) -> Response:
     service = await service.serving(body.model)
     info = await service.view.admit()
     check_model(body.model, info)
-    include_usage = check_stream_options(body)
+    options = check_stream_options(body)
     asks = completion_asks(body, info, service.options.max_choices)
     exchange = exchange_of(request)
     retry = Retry.of(request.headers, exchange.tenant.name, stream=bool(body.stream))
     job = Job(service, exchange, asks, prefix=COMPLETION, model=info.served_name, retry=retry)
     writer = CompletionWriter(
-        service, job, echo=bool(body.echo), logprobs=body.logprobs is not None, include_usage=include_usage
+        service, job, echo=bool(body.echo), logprobs=body.logprobs is not None, options=options
     )
     if body.stream:
         return service.stream(request, writer.stream)

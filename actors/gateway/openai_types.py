@@ -26,9 +26,10 @@ Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """`stream_options`. `include_usage`: a last chunk without choices carries the usage."""
+    """`stream_options`. `include_usage`: a last chunk without choices carries the usage. `continuous_usage_stats`: every chunk says what was used so far."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class JsonSchemaFormat(msgspec.Struct, frozen=True):
@@ -249,7 +250,11 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True):
-    """Parallel lists, one entry per token; the first prompt token has null. Offsets are into the choice's text."""
+    r"""Parallel lists, one entry per token; the first prompt token has null.
+
+    Offsets are into the choice's text, so that a token's text is what stands there up to the next token's. Of a character that is several tokens
+    the last one has it; in `tokens`, which tell all tokens apart, they are written as ``bytes:\xe2\x82``.
+    """
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -366,7 +371,7 @@ class ChunkChoice(msgspec.Struct, frozen=True):
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a chat stream. With include_usage `usage` is null in all chunks but the last, which has no choices."""
+    """One event of a chat stream. With include_usage `usage` is null in all chunks but the last, which has no choices, unless all of them tell it."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"

@@ -82,6 +82,7 @@ PARAMETERS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("cache_salt", "query", "string"),
         ("tenant", "query", "string"),
     ],
+    ("/tokenizer_info", "get"): [("model", "query", "string")],
     ("/cache/events", "get"): [("Last-Event-ID", "header", "string")],
     ("/cache/export", "get"): [("tokens", "query", "boolean"), ("cache_salt", "query", "string")],
 }

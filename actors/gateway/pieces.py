@@ -10,6 +10,8 @@ from sgl_actors.actors.worker.messages import TokenLogprob
 
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON cannot say; the OpenAI API does the same."""
+NEAR = 64
+"""Bytes within which a token is looked for behind text that its tokenizer has changed."""
 
 
 class Pieces:
@@ -49,17 +51,45 @@ class Pieces:
 
 
 class Offsets:
-    """Where each token begins in the text, in characters; parts of a character begin where the character does."""
+    """Where each token begins in the text, in characters; parts of a character begin where the character does.
+
+    So a token's text is what stands between its offset and the next one's, and those texts add up to the whole.
+    """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._length = 0
+
+    def prompt(self, text: str, tokens: Iterable[bytes]) -> list[int]:
+        """Offsets of the tokens of a prompt, which comes first.
+
+        Tokens need not have the very bytes of the text: a tokenizer may put a space before it, compose its characters, or know no token for some.
+        What it changed belongs to the last token before the next one that is found.
+        """
+        whole, at, offsets = text.encode(), 0, []
+        for raw in tokens:
+            start, end = _find(raw, whole, at)
+            self.next(whole[at:start])
+            offsets.append(self._length)
+            self.next(whole[start:end])
+            at = end
+        self.next(whole[at:])
+        return offsets
 
     def next(self, raw: bytes) -> int:
         """Offset of the next token, whose bytes are `raw`."""
         offset = self._length
         self._length += len(self._decoder.decode(raw))
         return offset
+
+
+def _find(token: bytes, text: bytes, at: int) -> tuple[int, int]:
+    """Where the token stands from `at` on, with or without the space before it; nowhere is at `at`."""
+    for piece in (token, token.removeprefix(b" ")):
+        start = text.find(piece, at, at + len(piece) + NEAR)
+        if start >= 0:
+            return start, start + len(piece)
+    return at, at
 
 
 def finite(logprob: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sgl_actors.actors.gateway.constraints import Asked
 from sgl_actors.actors.gateway.limits import MAX_BIASES, MAX_STOP_IDS, check_ids, check_length, check_stops
-from sgl_actors.actors.gateway.openai_types import SamplingFields
+from sgl_actors.actors.gateway.openai_types import SamplingFields, StreamOptions
 from sgl_actors.actors.gateway.turns import MEDIA
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.errors import InvalidRequest
@@ -69,13 +69,13 @@ def openai_sampling(
     )
 
 
-def check_stream_options(fields: SamplingFields) -> bool:
-    """Whether a stream is to end with its usage; options without a stream are refused, as the OpenAI API does."""
+def check_stream_options(fields: SamplingFields) -> StreamOptions:
+    """What a stream tells of its usage; options without a stream are refused, as the OpenAI API does."""
     if fields.stream_options is None:
-        return False
+        return StreamOptions()
     if not fields.stream:
         raise InvalidRequest("stream_options: only allowed together with stream", param="stream_options")
-    return bool(fields.stream_options.include_usage)
+    return fields.stream_options
 
 
 def check_min_tokens(least: int, most: int | None, least_name: str, most_name: str) -> None:

@@ -57,11 +57,12 @@ class DetokenizeAnswer(msgspec.Struct, frozen=True):
 
 
 class TokenizerAnswer(msgspec.Struct, frozen=True):
-    """GET /tokenizer_info."""
+    """GET /tokenizer_info: the chat template, and all special tokens that it may name; null for those that the model does not have."""
 
     bos_token: str | None
     eos_token: str | None
     pad_token: str | None
+    unk_token: str | None
     chat_template: str | None
     vocab_size: int
 
@@ -111,10 +112,18 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """Special tokens and the chat template."""
-    service = service_of(request)
-    await service.view.admit()
+    """Special tokens and the chat template, of the default model or the `model` of the query."""
+    model = request.query_params.get("model")
+    service = await service_of(request).serving(model)
+    check_model(model, await service.view.admit())
     info = await service.node.tokenizer()
     return reply(
-        TokenizerAnswer(info.bos_token, info.eos_token, info.pad_token, info.chat_template, info.vocabulary)
+        TokenizerAnswer(
+            bos_token=info.bos_token,
+            eos_token=info.eos_token,
+            pad_token=info.pad_token,
+            unk_token=info.unk_token,
+            chat_template=info.chat_template,
+            vocab_size=info.vocabulary,
+        )
     )

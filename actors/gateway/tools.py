@@ -1,7 +1,7 @@
 """Tools of a chat: what the model is told of, which calls its answer may or has to have, and the turns that earlier ones left.
 
 An answer under tools is constrained: text that ends where the model writes ``<tool_call>``, and then calls of known functions with arguments that
-their schemas allow (`tool_turns` has the form), so that whatever begins like a call is one.
+their schemas allow (`lang.tool_turns` has the form), so that whatever begins like a call is one.
 """
 
 from __future__ import annotations

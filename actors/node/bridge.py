@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from sgl_actors.actors.api.messages import AskModel, DescribeApi, TokenizeText
 from sgl_actors.actors.cache.messages import (
     Export,
     Flush,
@@ -74,6 +75,12 @@ def _own_namespace(peer: str, message: Any) -> Message:
     return replaced
 
 
+def _own_ask(peer: str, message: Any) -> Message:
+    named = {"id": own_id(peer, message.id), "program": own_id(peer, message.program)}
+    replaced: Message = msgspec.structs.replace(message, **named)
+    return replaced
+
+
 def _as_it_is(_: str, message: Any) -> Message:
     kept: Message = message
     return kept
@@ -90,6 +97,7 @@ CLIENT: dict[str, dict[type[Message], Callable[[str, Any], Message]]] = {
     },
     "scheduler": {DescribeModel: _as_it_is},
     "cache": {Pin: _own_namespace, Unpin: _own_namespace, ListPins: _own_namespace, Inspect: _as_it_is},
+    "api": {AskModel: _own_ask, DescribeApi: _as_it_is, TokenizeText: _as_it_is},
     "programs": {ProgramStarted: _as_it_is, ProgramEnded: _as_it_is, ListPrograms: _as_it_is},
     ROOT: {operator.ListActors: _as_it_is, node.ListModels: _as_it_is},
 }
@@ -113,7 +121,7 @@ ADMIN: dict[str, tuple[type[Message], ...]] = {
 """What peers with `admin` may say besides."""
 
 
-STREAMS = frozenset({Generate, Export, Subscribe})
+STREAMS = frozenset({AskModel, Generate, Export, Subscribe})
 """What is asked as a stream."""
 
 CASTS = frozenset({Cancel, Unpin, ProgramStarted, ProgramEnded})

@@ -66,6 +66,7 @@ from sgl_actors.errors import (
     SglActorsError,
     error_class,
 )
+from sgl_actors.lang.protocols import ApiModel
 
 POLICIES = get_args(get_type_hints(Options)["policy"])
 """Orders of admission that there are."""
@@ -80,6 +81,7 @@ class NodeClient(CacheClient, GraphClient, ProfileClient):
     """Asks a node on behalf of `context`'s owner."""
 
     takes: frozenset[str] = frozenset()
+    api: ApiModel | None = None
 
     async def generate(
         self,

@@ -65,6 +65,10 @@ class Audience:
         """Whether somebody wants the whole prompt."""
         return any(not one.name for one in self._listeners)
 
+    def follows(self, name: str | None) -> bool:
+        """Whether somebody reads that variable, or the whole prompt, while it is being written."""
+        return any(not one.name or one.name == name for one in self._listeners)
+
     def listen(self, name: str, request: Request) -> None:
         """Somebody follows, until the variable is complete, the stream's end, or their leaving."""
         listener = Listener(name, request)

@@ -30,6 +30,7 @@ from sgl_actors.lang.backends.native import (
     pin_body,
     tokenize_body,
 )
+from sgl_actors.lang.protocols import ApiModel
 
 CONNECTIONS = 1024
 CONNECT_TIMEOUT = 10.0
@@ -46,6 +47,7 @@ class HttpClient:
     """
 
     takes: frozenset[str] = frozenset()
+    api: ApiModel | None = None
 
     def __init__(
         self,

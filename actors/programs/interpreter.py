@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import msgspec
 
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
+from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, SamplingOptions
 from sgl_actors.errors import Cancelled, error_class
 from sgl_actors.lang.errors import BudgetExceeded, UnsupportedMedia
@@ -19,6 +20,7 @@ from sgl_actors.lang.protocols import Call
 from sgl_actors.lang.results import Usage
 from sgl_actors.lang.sampling import derive_seed, resolve
 from sgl_actors.lang.shape import decoder_of, parts_of
+from sgl_actors.lang.stops import Cutter
 from sgl_actors.lang.together import together
 
 TAIL = 64
@@ -34,13 +36,20 @@ async def generate(
     seed = derive_seed(setup.seed, stream.path, stream.gens)
     sampling = resolve(node.sampling, setup.sampling, seed, node.constraint)
     asks = [
-        _Ask(setup, node, prompt, _nth(sampling, part), timeout, _call(stream, node, part))
+        Completion(setup, node, nth(sampling, part), timeout, call_of(stream, node, part), text=prompt)
         for part in range(node.count)
     ]
     stream.gens += 1
+    await complete(stream, asks, emit)
+    stream.computed = len(prompt) + len(asks[0].text)
+    define(stream, node, asks)
+
+
+async def complete(stream: Stream, asks: Sequence[Completion], emit: Callable[[str], None]) -> None:
+    """Ask for completions at the same time, and count what they use; `emit` gets the first one's text."""
     first = asks[0]
     try:
-        if node.count == 1:
+        if len(asks) == 1:
             await first.run(emit)
         else:
             await together([one.run(emit if one is first else _ignore) for one in asks])
@@ -48,22 +57,39 @@ async def generate(
         for one in asks:
             if one.answered:
                 stream.count(one.used)
-    stream.computed = len(prompt) + len(first.text)
-    meta = dict(first.meta)
-    if node.count > 1:
-        meta["completions"] = [one.meta for one in asks]
-    _define(stream, node, [one.text for one in asks], meta)
 
 
-class _Ask:
-    """One completion of a gen."""
+class Completion:
+    """One completion of a gen.
+
+    Args:
+        setup, node, timeout, call: of the gen, and what it is for.
+        sampling: of this one.
+        cut: what cuts the text at its stops, of a model that may not do so itself.
+        prompt: as in `Generate`.
+
+    Attributes:
+        text: once it is there.
+        finish: why it ended.
+        used: so far.
+        answered: something came.
+        meta: what the program may know of it.
+    """
 
     def __init__(
-        self, setup: Setup, node: Gen, prompt: str, sampling: SamplingOptions, timeout: float, call: Call
+        self,
+        setup: Setup,
+        node: Gen,
+        sampling: SamplingOptions,
+        timeout: float,
+        call: Call,
+        cut: Cutter | None = None,
+        **prompt: Any,
     ) -> None:
         self._setup, self._node, self._timeout, self._call = setup, node, timeout, call
-        self._prompt, self._sampling = prompt, sampling
+        self._prompt, self._sampling, self.cut = prompt, sampling, cut
         self.text = ""
+        self.finish = Finish("stop")
         self.answered = False
         self.used = Usage()
         self.meta: dict[str, Any] = {}
@@ -76,12 +102,14 @@ class _Ask:
             last, text = await self._stream(reserved, emit)
         finally:
             used = self.used.completion_tokens  # also of one that was cancelled or failed on its way
-            books.end(reserved, used)
+            books.end(reserved, used, self.used.cost)
         finish = last.finish
         assert finish is not None
+        self.finish = finish
         if finish.reason == "abort":
             raise error_class(finish.code or Cancelled.code)(finish.message or "the request was aborted")
-        if finish.reason == "length" and reserved != asked:
+        cut_short = self.cut is None or self.cut.stop is None
+        if finish.reason == "length" and reserved != asked and cut_short:
             raise BudgetExceeded(
                 f"the program's budget of {books.budget.tokens} generated tokens ended this text after {used}"
             )
@@ -93,13 +121,15 @@ class _Ask:
             setup,
             self._call,
             msgspec.structs.replace(self._sampling, max_tokens=max_tokens),
-            text=self._prompt,
             logprobs=node.logprobs,
             top_logprobs=node.top_logprobs,
             prompt_logprobs_start=node.prompt_logprobs_start,
+            **self._prompt,
         )
         pieces: list[str] = []
+        cut = self.cut
         logprobs: list[Any] = []
+        tokens: list[str] = []
         of_prompt: list[Any] = []
         cached = 0
         chunks = setup.client.generate(request, timeout=self._timeout, trace=setup.program, call=self._call)
@@ -107,23 +137,28 @@ class _Ask:
             async for chunk in chunks:
                 if chunk.text:
                     pieces.append(chunk.text)
-                    emit(chunk.text)
+                    emit(chunk.text if cut is None else cut.feed(chunk.text))
                 logprobs += chunk.logprobs
+                tokens += chunk.tokens
                 of_prompt += chunk.prompt_logprobs
                 cached = max(cached, chunk.cached_tokens)
                 last = chunk
                 self.answered = True
                 self.used = usage_of(last, cached)
+        if cut is not None:
+            emit(cut.end())
         self.meta = _meta(request, last, cached)
         if node.logprobs:
             self.meta["output_token_logprobs"] = [[entry.logprob, entry.token_id] for entry in logprobs]
+            if tokens:
+                self.meta["output_tokens"] = tokens
         if node.top_logprobs:
             self.meta["output_top_logprobs"] = [
                 [[value, id_] for id_, value in entry.top] for entry in logprobs
             ]
         if node.prompt_logprobs_start >= 0:
             self.meta["input_token_logprobs"] = [[entry.logprob, entry.token_id] for entry in of_prompt]
-        return last, "".join(pieces)
+        return last, "".join(pieces) if cut is None else cut.kept
 
 
 def _meta(request: Generate, last: Chunk, cached: int) -> dict[str, Any]:
@@ -149,7 +184,7 @@ def _meta(request: Generate, last: Chunk, cached: int) -> dict[str, Any]:
 def _ignore(_text: str) -> None: ...
 
 
-def _nth(sampling: SamplingOptions, part: int) -> SamplingOptions:
+def nth(sampling: SamplingOptions, part: int) -> SamplingOptions:
     """Sampling of completion number `part`: each has a seed of its own, the first the gen's."""
     if not part:
         return sampling
@@ -157,16 +192,25 @@ def _nth(sampling: SamplingOptions, part: int) -> SamplingOptions:
     return msgspec.structs.replace(sampling, seed=derive_seed(sampling.seed, "completion", part))
 
 
-def _call(stream: Stream, node: Gen, part: int) -> Call:
+def call_of(stream: Stream, node: Gen, part: int) -> Call:
+    """What request number `part` of a gen is for."""
     media = tuple(item for _, _, item in stream.prompt.media)
     return Call("gen", node.name or "", stream.path, stream.position, part=part, media=media)
 
 
-def _define(stream: Stream, node: Gen, texts: list[str], meta: dict[str, Any]) -> None:
+def define(stream: Stream, node: Gen, asks: Sequence[Completion]) -> None:
+    """Give the variables their values, see `define_as`."""
+    meta = dict(asks[0].meta)
+    if node.count > 1:
+        meta["completions"] = [one.meta for one in asks]
+    define_as(stream, node, [one.text for one in asks], meta)
+
+
+def define_as(stream: Stream, node: Gen, texts: Sequence[str], meta: dict[str, Any]) -> None:
     """Give the variables their values; texts that are no values fail the gen, and say why."""
     text = texts[0]
     stream.generated(node.name, text)
-    value = text if node.count == 1 else texts
+    value = text if node.count == 1 else list(texts)
     decode = decoder_of(node.adapter) if node.adapter else None
     if decode is not None:
         for one in texts:
@@ -221,6 +265,8 @@ def usage_of(chunk: Chunk, cached: int) -> Usage:
         how.held_back,
         how.drafted,
         how.accepted,
+        retries=chunk.retries,
+        cost=chunk.cost,
     )
 
 

@@ -26,7 +26,7 @@ from sgl_actors.errors import (
     Quarantined,
     SglActorsError,
 )
-from sgl_actors.lang.protocols import Call, Client
+from sgl_actors.lang.protocols import ApiModel, Call, Client
 
 PATIENCE: Final = 30.0
 """Seconds in which a node may come back, or have room again, before the program hears of it."""
@@ -41,6 +41,11 @@ class JournalClient:
     def __init__(self, client: Client, entry: Entry, *, limited: bool) -> None:
         self._client, self._entry, self._limited = client, entry, limited
         self.takes = client.takes
+
+    @property
+    def api(self) -> ApiModel | None:
+        """See `Client.api`."""
+        return self._client.api
 
     def __repr__(self) -> str:
         return f"<JournalClient {self._entry.id} of {self._client!r}>"

@@ -99,10 +99,11 @@ def asked(request: Generate, call: Call, *, limited: bool) -> Ask:
     """A request as it is recorded; `limited`: its `max_tokens` is what a budget has left, and no part of the program."""
     prompt = blake2b(digest_size=16)
     text: Any = request.text if request.text is not None else request.input_ids
+    text, own = call.basis or (text, request.sampling)
     prompt.update(_encode(text))
     for media in call.media:
         prompt.update(media.data)
-    sampling = msgspec.structs.replace(request.sampling, max_tokens=None) if limited else request.sampling
+    sampling = msgspec.structs.replace(own, max_tokens=None) if limited else own
     how = (sampling, request.logprobs, request.top_logprobs, request.prompt_logprobs_start, request.salt)
     return Ask(prompt.digest(), blake2b(_encode(how), digest_size=16).digest(), request.sampling.max_tokens)
 

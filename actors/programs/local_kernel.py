@@ -12,10 +12,12 @@ from typing import Any, cast
 
 import structlog
 
-from sgl_actors.actors.microkernel import Address, Context
+from sgl_actors.actors.microkernel import Actor, Address, Context
+from sgl_actors.actors.microkernel.cell import Cell
 from sgl_actors.actors.microkernel.logs import hide_private
 from sgl_actors.actors.microkernel.system import Outside, System
 from sgl_actors.actors.microkernel.transport import LocalHub, LocalTransport
+from sgl_actors.errors import ConfigError, NotReady
 
 LOG = "sgl_actors"
 """Name of the standard library's logger that gets the lines; without a handler of the user's own they go nowhere."""
@@ -67,11 +69,26 @@ class LocalKernel:
 
     def __init__(self, system: System) -> None:
         self._system = system
+        self._hosted: list[Cell] = []
 
     @property
     def gone(self) -> bool:
-        """Whether it was told that its node has ended; without a node, it never is."""
-        return self._system.registry.node_gone
+        """Whether an actor that it hosts has ended, which nobody starts again, or it was told that its node has."""
+        return self._system.registry.node_gone or any(cell.ended.is_set() for cell in self._hosted)
+
+    async def host(self, actor: type[Actor], name: str, config: Mapping[str, Any]) -> None:
+        """Start an actor beside the streams, and wait until it is ready.
+
+        Raises:
+            ConfigError: what it said of its settings.
+            NotReady: it did not start.
+        """
+        cell = self._system.spawn(actor, name, config)
+        await cell.ready.wait()
+        if cell.state != "running":
+            await cell.ended.wait()
+            raise (ConfigError if cell.exit.fatal else NotReady)(cell.exit.reason)
+        self._hosted.append(cell)
 
     def context(self, name: str) -> Context:
         """A client's context."""

@@ -35,7 +35,7 @@ from sgl_actors.lang.backends.mock import (
 )
 from sgl_actors.lang.backends.words import Prompts, Words, grown
 from sgl_actors.lang.ir import IMAGE, VIDEO
-from sgl_actors.lang.protocols import Call, Client, RunOptions
+from sgl_actors.lang.protocols import ApiModel, Call, Client, RunOptions
 
 T = TypeVar("T")
 
@@ -53,6 +53,7 @@ class MockClient:
     """
 
     takes = frozenset({IMAGE, VIDEO})
+    api: ApiModel | None = None
 
     def __init__(self, script: Script) -> None:
         self.script = script

@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -23,7 +24,7 @@ from sgl_actors.actors.programs.journal_entry import Entry, begin, recall
 from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
 from sgl_actors.actors.programs.program import LiveRun
 from sgl_actors.actors.programs.setup import Frames, Setup
-from sgl_actors.errors import ConfigError
+from sgl_actors.errors import ActorDown, ConfigError
 from sgl_actors.lang.budget import Books
 from sgl_actors.lang.durable import Past
 from sgl_actors.lang.protocols import Client, RunOptions, check_backend
@@ -202,6 +203,8 @@ class Backend:
             books=Books(options.budget),
             started=context.now(),
             entry=entry,
+            speculation=options.speculation,
+            live=options.live,
         )
 
         def tell_end(code: str) -> None:
@@ -249,9 +252,14 @@ class Connection(Backend):
         'http://127.0.0.1:30000'
     """
 
-    def __init__(self, endpoint: str, key: str = "", curve: tuple[str, str] = ("", "")) -> None:
-        self.endpoint, self.key, self.curve = endpoint, key, curve
-        super().__init__(lambda: _open_endpoint(endpoint, key, curve), f"Connection to {endpoint}", endpoint)
+    def __init__(
+        self, endpoint: str, key: str = "", curve: tuple[str, str] = ("", ""), api: str = ""
+    ) -> None:
+        self.endpoint, self.key, self.curve, self.api = endpoint, key, curve, api
+        opens = (
+            partial(_open_api, endpoint, api, curve) if api else partial(_open_endpoint, endpoint, key, curve)
+        )
+        super().__init__(opens, f"Connection to {f'api/{api} at ' if api else ''}{endpoint}", endpoint)
 
 
 def connect(
@@ -260,6 +268,7 @@ def connect(
     api_key: str | None = None,
     key: str | os.PathLike[str] = "",
     server_key: str | os.PathLike[str] = "",
+    api: str = "",
 ) -> Connection:
     """Have programs run against a node that is running: ``http://host:port``, or its ZMQ address ``ipc://…``, ``tcp://…``.
 
@@ -270,9 +279,10 @@ def connect(
         api_key: for a node with tenants, over HTTP; without it $SGL_ACTORS_API_KEY.
         key: for ``tcp://``, the file with this client's secret key (``sgl-actors keys new``).
         server_key: for ``tcp://``, the node's public key, or a file with it.
+        api: run on the API model that the node hosts as ``[actors."api/NAME"]`` instead of its own; its limits and budget are then shared by all who do so.
 
     Raises:
-        ConfigError: no such kind of address, or a key that no request could carry. What is wrong with key files is said when it is opened.
+        ConfigError: no such kind of address, a key that no request could carry, or `api` over HTTP. What is wrong with key files is said when it is opened.
 
     Example:
         >>> connect("http://127.0.0.1:30000")
@@ -282,10 +292,17 @@ def connect(
         raise ConfigError(
             f"connect: {endpoint!r} is no address of a node: http://host:port, ipc://path or tcp://host:port"
         )
+    if api and endpoint.startswith("http"):
+        raise ConfigError(
+            "connect: api= needs the node's ipc:// or tcp:// address; over HTTP a node serves its own models only. "
+            "sgl.OpenAI(MODEL, base_url=…) asks an API from this process",
+            param="api",
+        )
     connection = Connection(
         endpoint,
         check_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key),
         (os.fspath(key), os.fspath(server_key)),
+        api,
     )
     _stack.append(connection)
     return connection
@@ -311,6 +328,27 @@ async def _open_endpoint(
     from sgl_actors.actors.node.embedded import join
 
     return await join(endpoint, key=curve[0], server_key=curve[1]), NodeClient, True
+
+
+async def _open_api(
+    endpoint: str, api: str, curve: tuple[str, str]
+) -> tuple[NodeHandle, Callable[[Context], Client], bool]:
+    from sgl_actors.actors.node.embedded import join
+    from sgl_actors.actors.programs.api_client import ApiClient, describe
+
+    address = f"api/{api}"
+    handle = await join(endpoint, key=curve[0], server_key=curve[1])
+    try:
+        info = await describe(handle.context("opener"), address)
+    except ActorDown as error:
+        await handle.close()
+        raise ConfigError(
+            f"connect: {endpoint} hosts no {address!r} ({error.message})", param="api"
+        ) from None
+    except BaseException:
+        await handle.close()
+        raise
+    return handle, lambda context: ApiClient(context, address, info), True
 
 
 class Default:

@@ -75,6 +75,7 @@ class Setup:
         started: when it began, on the kernel's clock.
         usage: of each of its streams so far, also of those that are gone.
         entry: where a durable one is recorded.
+        speculation, live: see `RunOptions`.
     """
 
     program: str
@@ -91,6 +92,8 @@ class Setup:
     started: float = 0.0
     usage: dict[str, Usage] = field(default_factory=dict)
     entry: Entry | None = None
+    speculation: int = -1
+    live: bool = False
 
     def request_id(self, call: Call) -> str:
         """Id of a request: fresh; a durable program's is the same in each of its tries."""

@@ -33,6 +33,7 @@ from sgl_actors.lang.ir import (
 from sgl_actors.lang.prompt import Prompt
 from sgl_actors.lang.reasoning import separate
 from sgl_actors.lang.results import Failure, Outcome, Segment, Usage, shorten, unknown
+from sgl_actors.lang.speculation import Ahead
 
 
 class Step(NamedTuple):
@@ -62,6 +63,8 @@ class Stream:
         variables, adapters, meta, own, segments: see `Outcome`.
         scopes: prompts as they were where a scope that is still open began, by its variable.
         gens: how many model calls that sample have been made: with the path it fixes their seeds.
+        ahead: of an API model, what it wrote beyond what it was asked for; see `lang.speculation`.
+        filled: of an API model that writes whole turns, texts of gens and selects to come, by their numbers.
         computed: leading characters of the prompt's text whose KV the node has computed, by this stream or the one it was forked from.
         failure: set once; nothing is done after it.
     """
@@ -83,6 +86,8 @@ class Stream:
         self._totals = {} if totals is None else totals
         self.gens = 0
         self.computed = 0
+        self.ahead: Ahead | None = None
+        self.filled: dict[int, str] = {}
         self.failure: Failure | None = None
         self._steps: list[Step] = []
         self._lost: list[Step] = []
@@ -100,9 +105,14 @@ class Stream:
         return self._length
 
     @property
+    def number(self) -> int:
+        """Of the node that is being done."""
+        return self._steps[0].number if self._steps else self._length
+
+    @property
     def position(self) -> tuple[int, ...]:
         """Place in program order of the node that is being done."""
-        return (*self.place, self._steps[0].number if self._steps else self._length)
+        return (*self.place, self.number)
 
     @property
     def idle(self) -> bool:
@@ -119,6 +129,10 @@ class Stream:
     def head(self) -> Step | None:
         """The node to be done next; it stays the head until `done`."""
         return self._steps[0] if self._steps else None
+
+    def later(self) -> list[Step]:
+        """Nodes behind the head that have been appended so far."""
+        return self._steps[1:]
 
     def done(self, number: int) -> None:
         """The head has been done."""

@@ -15,7 +15,7 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 from sgl_actors.actors.microkernel import Actor, Address, Context, Down, Message, Request
-from sgl_actors.actors.programs import interpreter, selection
+from sgl_actors.actors.programs import interpreter, remote, remote_select, selection
 from sgl_actors.actors.programs.audience import Audience, Listener, common
 from sgl_actors.actors.programs.messages import (
     Append,
@@ -56,6 +56,10 @@ from sgl_actors.lang.ir import (
 )
 from sgl_actors.lang.results import Failure, Outcome, each, unknown
 
+HOLD, DURABLE_HOLD = 0.02, 0.5
+"""Seconds without news after which a stream on an API model takes what it has for all that one call can be for. Of a durable program longer: what a call is for is part of
+its record."""
+
 
 class Mark(NamedTuple):
     """Somebody waits for all nodes before `position`; with `finish`, for the children, too."""
@@ -83,9 +87,11 @@ class StreamActor(Actor):
         self._audience = Audience()
         self._doing: asyncio.Timeout | None = None
         self._dropped: Failure | None = None
+        self._news = asyncio.Event()
 
     async def receive(self, message: Message, request: Request) -> Message | None:
         """See `Actor.receive`."""
+        self._news.set()
         match message:
             case Append(nodes):
                 return self._append(nodes)
@@ -250,6 +256,8 @@ class StreamActor(Actor):
         """Do a node within the program's time, unless the stream is cancelled meanwhile."""
         try:
             async with asyncio.timeout(self._left()) as self._doing:
+                if self._setup.client.api is not None and isinstance(step.node, Gen | Select):
+                    await self._await_more()
                 await self._do(step)
         finally:
             self._doing = None
@@ -268,11 +276,12 @@ class StreamActor(Actor):
                 kind = "role"
             case Gen():
                 self._audience.begin(node.name)
-                await interpreter.generate(stream, node, self._setup, self._left(), self._audience.write)
+                await self._generate(node)
                 kind, text, name = "generated", self._audience.text, node.name or ""
             case Select():
                 self._audience.begin(node.name)
-                text = await selection.select(stream, node, self._setup, self._left())
+                choose = selection.select if self._setup.client.api is None else remote_select.select
+                text = await choose(stream, node, self._setup, self._left())
                 self._audience.write(text)
                 kind, name = "selected", node.name or ""
             case Variable(name=name):
@@ -304,6 +313,29 @@ class StreamActor(Actor):
                 kind, name, fork = "join", node.name or "", node.fork
         now = self.ctx.now()
         stream.note(kind, text, name, before, begun - self._setup.started, now - begun, fork)
+
+    async def _generate(self, node: Gen) -> None:
+        stream, setup, emit = self._stream, self._setup, self._audience.write
+        if setup.client.api is None:
+            await interpreter.generate(stream, node, setup, self._left(), emit)
+        else:
+            live = setup.live or self._audience.follows(node.name)
+            await remote.generate(stream, node, setup, self._left(), emit, live=live)
+
+    async def _await_more(self) -> None:
+        """Wait a moment for what follows the gen that is to be done: one call of an API model may be for several.
+
+        The body goes on meanwhile, until it waits for something. A stream that somebody waits for, or whose turn is closed, has what it gets.
+        """
+        setup, stream = self._setup, self._stream
+        hold = HOLD if setup.entry is None else DURABLE_HOLD
+        while setup.speculation and remote.is_open(stream) and not (self._waiters or self._marks):
+            self._news.clear()
+            try:
+                async with asyncio.timeout(hold):
+                    await self._news.wait()
+            except TimeoutError:
+                return
 
     async def _end_scope(self, name: str) -> None:
         before = self._stream.scopes.pop(name, None)
@@ -358,7 +390,8 @@ class StreamActor(Actor):
     async def _fork(self, number: int) -> None:
         """Let the children start, once what they share is in the cache."""
         children, stream, setup = self._forks[number], self._stream, self._setup
-        if setup.fork_hint and len(children) > 1 and not stream.prompt.empty:
+        hint = setup.fork_hint and setup.client.api is None
+        if hint and len(children) > 1 and not stream.prompt.empty:
             text = await setup.frames.text(stream.prompt)
             await interpreter.precompute(stream, text, setup, self._left())
         for child in children:

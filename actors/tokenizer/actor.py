@@ -247,6 +247,7 @@ class TokenizerActor(Actor):
             pad_token=tokens.get("pad_token"),
             chat_template=self._vocabulary.chat_template,
             vocabulary=len(self._vocabulary),
+            unk_token=tokens.get("unk_token"),
         )
 
     # -- a successor takes over; see `handover` -----------------------------------------------------------

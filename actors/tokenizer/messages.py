@@ -197,13 +197,14 @@ class DescribeTokenizer(Message):
 
 
 class TokenizerInfo(Message):
-    """What lm-eval and others ask for."""
+    """What lm-eval and others ask for. The tokens are those that a chat template may name."""
 
     bos_token: str | None
     eos_token: str | None
     pad_token: str | None
     chat_template: str | None
     vocabulary: int
+    unk_token: str | None = None
 
 
 class DescribeVocabulary(Message):

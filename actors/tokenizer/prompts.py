@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from threading import Lock
 
-from sgl_actors.actors.tokenizer.chat_template import ChatTemplate
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Generate, TokenIds, Tokenize
 from sgl_actors.actors.tokenizer.prompt_memory import Key, PromptMemory
 from sgl_actors.actors.tokenizer.retokenise import retokenise, utf8
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
 from sgl_actors.errors import ContextLengthExceeded, InvalidRequest
+from sgl_actors.lang.chat_template import ChatTemplate
 
 
 class Prompts:

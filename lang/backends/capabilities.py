@@ -21,8 +21,9 @@ class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         continuation: what it can go on with, one of `CONTINUATIONS`.
         stops: most stop strings per request; more are looked for on our side. 0 for a model that takes none, None for any number.
-        schema: its answer follows a JSON schema.
-        constraints: other kinds of constraints it follows (`lang.constraints.constraint.KINDS`).
+        schema: a whole answer follows a JSON schema.
+        constraints: kinds of constraints (`lang.constraints.constraint.KINDS`) that are kept to while it writes, wherever it begins; or that its vendor's file knows
+            how to say in a schema.
         logprobs: most alternatives per generated token that it reports; 0 for its own token's only, -1 for nothing.
         scoring: it reports log probabilities of given text (`echo`), which is how `select` compares choices.
         logit_bias: it takes a bias by token id.

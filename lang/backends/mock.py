@@ -322,7 +322,9 @@ def write(pieces: Sequence[str], sampling: SamplingOptions) -> Written:
     tokens = [TOKEN.findall(piece) for piece in pieces]
     whole = "".join(pieces)
     stop = find_stop(whole, sampling)
-    keep, end, matched = (len(whole), len(whole), None) if stop is None else (stop.keep, stop.start, stop.matched)
+    keep, end, matched = (
+        (len(whole), len(whole), None) if stop is None else (stop.keep, stop.end, stop.matched)
+    )
     lengths = [len(token) for row in tokens for token in row]
     needed, limit = _reaching(lengths, end), sampling.max_tokens
     finish = Finish("stop", matched)

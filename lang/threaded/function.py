@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, overload
 
+import msgspec
+
 from sgl_actors.lang.arguments import MAX_COUNT, MAX_TOP_LOGPROBS, whole
 from sgl_actors.lang.errors import InvalidPrimitive
 from sgl_actors.lang.function import OPTIONS, Function, checked
@@ -48,7 +50,8 @@ class SglFunction:
         func: its body.
         bind_arguments: what it is bound to.
         arg_names: of its body, `s` left out.
-        num_api_spec_tokens: kept for backends that call an API by the token.
+        num_api_spec_tokens: on API models, how many tokens are asked for at least, so that one call may do for several gens; 0 is one call per
+            gen, None as many as the program shows to come.
 
     Example:
         >>> @function
@@ -122,7 +125,8 @@ class SglFunction:
         A gen that fails without being read does not raise here: `state.error()` tells, reading the state raises, and a `RuntimeWarning` is given.
         """
         own, options = self._divide(kwargs)
-        running = self._start(self._asked(options), backend, stream=stream, inline=not use_thread)
+        asked = self._asked({**options, "live": stream})
+        running = self._start(asked, backend, stream=stream, inline=not use_thread)
         state = ProgramState(running, LoopState(running.root))
         if stream:
             run = partial(contextvars.copy_context().run, self._beside, state, args, own)
@@ -204,7 +208,8 @@ class SglFunction:
     def _start(self, asked: Asked, backend: Any, *, stream: bool, inline: bool) -> Running:
         runtime = global_config.runtime(backend)
         background.closes(runtime)
-        run = background.wait(lambda: runtime.start(self.name, asked.options))
+        options = msgspec.structs.replace(asked.options, live=stream)
+        run = background.wait(lambda: runtime.start(self.name, options))
         return Running(background, run, self.name, asked.defaults, stream=stream, inline=inline)
 
     def _body(self, state: ProgramState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -260,6 +265,8 @@ class SglFunction:
         if not global_config.skip_special_tokens_in_output:
             given.setdefault("skip_special_tokens", False)
         run = {name: given.pop(name) for name in RunOptions.__struct_fields__ if name in given}
+        if self.num_api_spec_tokens is not None:
+            run.setdefault("speculation", self.num_api_spec_tokens)
         for name in given.keys() - {"max_new_tokens", *SamplingArgs.__struct_fields__}:
             raise InvalidPrimitive(f"{where}: there is no option {name!r}", param=name)
         if "max_new_tokens" in given:

@@ -18,7 +18,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sgl_actors.actors.programs.api_backend import Anthropic, Gemini, OpenAI
     from sgl_actors.actors.programs.mock import Mock
+    from sgl_actors.actors.programs.recording import record, replay
     from sgl_actors.actors.programs.runtime import (
         Connection,
         Node,
@@ -50,9 +52,11 @@ if TYPE_CHECKING:
         PrimitiveFailed,
         ProgramChanged,
         ProgramError,
+        SpeculationMiss,
         StreamEnded,
         UnknownVariable,
         UnresolvedVariable,
+        Unsupported,
         UnsupportedMedia,
     )
     from sgl_actors.lang.finished import FinishedState
@@ -106,7 +110,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "sgl_actors.actors.programs.api_backend": ("Anthropic", "Gemini", "OpenAI"),
     "sgl_actors.actors.programs.mock": ("Mock",),
+    "sgl_actors.actors.programs.recording": ("record", "replay"),
     "sgl_actors.actors.programs.runtime": (
         "Connection", "Node", "connect", "flush_cache", "set_default_backend", "shutdown",
     ),
@@ -118,7 +124,7 @@ _ROOMS = {
     ),
     "sgl_actors.lang.errors": (
         "BodyFailed", "BranchCancelled", "BudgetExceeded", "InvalidPrimitive", "PrimitiveFailed", "ProgramChanged", "ProgramError",
-        "StreamEnded", "UnknownVariable", "UnresolvedVariable", "UnsupportedMedia",
+        "SpeculationMiss", "StreamEnded", "UnknownVariable", "UnresolvedVariable", "Unsupported", "UnsupportedMedia",
     ),
     "sgl_actors.lang.finished": ("FinishedState",),
     "sgl_actors.lang.function": ("Function", "Program", "function"),
@@ -143,15 +149,17 @@ _ROOMS = {
 _HOME = {name: module for module, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "BodyFailed", "BranchCancelled", "Budget", "BudgetExceeded", "Call", "Candidate", "Connection", "FinishedState", "Function",
-    "InvalidPrimitive", "InvalidValue", "Judgement", "Mock", "MockCall", "NoValidResult", "Node", "Observation", "Pattern",
-    "Prices", "PrimitiveFailed", "Program", "ProgramChanged", "ProgramError", "ProgramGroup", "ProgramState", "Reaction", "Ref", "Result",
-    "SglActorsError", "Slot", "Step", "StreamEnded", "Tool", "ToolFailed", "Trace", "UnknownVariable", "UnresolvedVariable",
-    "UnscriptedCall", "UnsupportedMedia", "Usage", "__version__", "assistant", "assistant_begin", "assistant_end", "beam",
+    "Anthropic", "BodyFailed", "BranchCancelled", "Budget", "BudgetExceeded", "Call", "Candidate", "Connection",
+    "FinishedState", "Function", "Gemini", "InvalidPrimitive", "InvalidValue", "Judgement", "Mock", "MockCall",
+    "NoValidResult", "Node", "Observation", "OpenAI", "Pattern", "Prices", "PrimitiveFailed", "Program", "ProgramChanged",
+    "ProgramError", "ProgramGroup", "ProgramState", "Reaction", "Ref", "Result", "SglActorsError", "Slot", "SpeculationMiss",
+    "Step", "StreamEnded", "Tool", "ToolFailed", "Trace", "UnknownVariable", "UnresolvedVariable", "UnscriptedCall",
+    "Unsupported", "UnsupportedMedia", "Usage", "__version__", "assistant", "assistant_begin", "assistant_end", "beam",
     "best_of", "call_all", "choice", "connect", "either", "first_valid", "flush_cache", "function", "gen", "gen_int",
-    "gen_string", "image", "integer", "json", "judge", "map_", "normalise", "number", "optional", "race", "react", "reduce_",
-    "regex", "repeat", "retry_until", "role", "select", "separate_reasoning", "set_default_backend", "shutdown", "system",
-    "system_begin", "system_end", "text", "tool", "tree_search", "user", "user_begin", "user_end", "video", "vote",
+    "gen_string", "image", "integer", "json", "judge", "map_", "normalise", "number", "optional", "race", "react", "record",
+    "reduce_", "regex", "repeat", "replay", "retry_until", "role", "select", "separate_reasoning", "set_default_backend",
+    "shutdown", "system", "system_begin", "system_end", "text", "tool", "tree_search", "user", "user_begin", "user_end",
+    "video", "vote",
 ]  # fmt: skip
 
 

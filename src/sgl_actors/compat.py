@@ -20,11 +20,12 @@ adding to a state that is over raises. Chat templates are those of the model.
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import httpx2
 
@@ -32,6 +33,7 @@ from sgl_actors import __version__
 from sgl_actors.actors.node.client import NodeClient
 from sgl_actors.actors.node.embedded import PREFIX, open_node
 from sgl_actors.actors.node.record import NodeRecord, read_record
+from sgl_actors.actors.programs import api_backend
 from sgl_actors.actors.programs import runtime as nodes
 from sgl_actors.errors import ConfigError, NotReady
 from sgl_actors.lang.backends.native import failure
@@ -274,42 +276,91 @@ async def _describe(backend: nodes.Backend) -> dict[str, Any]:
     }
 
 
-LATER: Final = "programs cannot run on API backends yet; use Runtime(…) or RuntimeEndpoint(url)"
+INSTRUCT: Final = "gpt-3.5-turbo-instruct"
+"""OpenAI's model that is none for chats, though nobody says so."""
+RENAMED_ARGUMENTS: Final = {"max_retries": "retries", "default_headers": "headers"}
+"""What the vendors' own clients call what is ours here."""
+
+
+class OpenAI(api_backend.OpenAI):
+    """A model behind OpenAI's API, Azure's, or a compatible one; as `sgl_actors.OpenAI`, which says more.
+
+    Args:
+        model_name: its name there.
+        is_chat_model: False for one that goes on with text (`/completions`).
+        chat_template: of such a one: Jinja source, or ``"file:PATH"``.
+        is_azure: the endpoint, version and key are those of $AZURE_OPENAI_ENDPOINT, $OPENAI_API_VERSION and $AZURE_OPENAI_API_KEY, unless given.
+        kwargs: `api_key`, `base_url`, `timeout`, `max_retries`, `default_headers`, `azure_endpoint`, `api_version`, and what else `sgl_actors.OpenAI` takes.
+
+    Raises:
+        ConfigError: another argument, or Azure without an endpoint.
+
+    Example:
+        >>> OpenAI("gpt-4o-mini", max_retries=2)
+        <OpenAI gpt-4o-mini not open>
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        is_chat_model: bool | None = None,
+        chat_template: str | None = None,
+        is_azure: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if chat_template is not None and not isinstance(chat_template, str):
+            raise ConfigError("OpenAI: chat_template is Jinja source, or file:PATH", param="chat_template")
+        if is_azure:
+            kwargs.setdefault("azure_endpoint", os.environ.get("AZURE_OPENAI_ENDPOINT", ""))
+            kwargs.setdefault("api_version", os.environ.get("OPENAI_API_VERSION", ""))
+            if not kwargs["azure_endpoint"]:
+                raise ConfigError("OpenAI: Azure needs azure_endpoint=, or $AZURE_OPENAI_ENDPOINT")
+        chat = model_name != INSTRUCT if is_chat_model is None else is_chat_model
+        own = {"api": "chat" if chat else "completions", "chat_template": chat_template or ""}
+        super().__init__(model_name, **{**own, **_arguments(api_backend.OpenAI, kwargs)})
+
+
+class Anthropic(api_backend.Anthropic):
+    """A model behind Anthropic's API; as `sgl_actors.Anthropic`, which says more.
+
+    Args:
+        model_name: its name there.
+        kwargs: `api_key`, `base_url`, `timeout`, `max_retries`, `default_headers`, and what else `sgl_actors.Anthropic` takes.
+
+    Raises:
+        ConfigError: another argument.
+
+    Example:
+        >>> Anthropic("claude-sonnet-4-5")
+        <Anthropic claude-sonnet-4-5 not open>
+    """
+
+    def __init__(self, model_name: str, **kwargs: Any) -> None:
+        super().__init__(model_name, **_arguments(api_backend.Anthropic, kwargs))
+
+
+def _arguments(backend: type[api_backend.ApiBackend], given: dict[str, Any]) -> dict[str, Any]:
+    """A vendor's own client's arguments as ours; those that say nothing are left out."""
+    own = {RENAMED_ARGUMENTS.get(name, name): value for name, value in given.items() if value is not None}
+    known = inspect.signature(backend).parameters
+    for name in own.keys() - known.keys():
+        raise ConfigError(
+            f"{backend.__name__}: there is no argument {name!r}; there are {', '.join(known)}", param=name
+        )
+    return own
+
+
 NEVER: Final = (
     "is not supported; its provider has an OpenAI-compatible address, give that to OpenAI(…, base_url=…)"
 )
 
 
-class OpenAI:
-    """Models behind OpenAI's API; raises `ConfigError`, for programs cannot run there yet.
-
-    Example:
-        >>> try:
-        ...     OpenAI("gpt-4o")
-        ... except Exception as error:
-        ...     print(type(error).__name__)
-        ConfigError
-    """
-
-    why: ClassVar[str] = LATER
-
+class _Elsewhere:
     def __init__(self, *_: Any, **__: Any) -> None:
-        raise ConfigError(f"{type(self).__name__}: {self.why}")
+        raise ConfigError(f"{type(self).__name__} {NEVER}")
 
 
-class Anthropic(OpenAI):
-    """Models behind Anthropic's API; raises `ConfigError`, for programs cannot run there yet.
-
-    Example:
-        >>> try:
-        ...     Anthropic("claude")
-        ... except Exception as error:
-        ...     print(type(error).__name__)
-        ConfigError
-    """
-
-
-class VertexAI(OpenAI):
+class VertexAI(_Elsewhere):
     """Models behind Google's API; raises `ConfigError`.
 
     Example:
@@ -320,10 +371,8 @@ class VertexAI(OpenAI):
         ConfigError
     """
 
-    why = NEVER
 
-
-class LiteLLM(OpenAI):
+class LiteLLM(_Elsewhere):
     """Models behind LiteLLM; raises `ConfigError`.
 
     Example:
@@ -334,10 +383,8 @@ class LiteLLM(OpenAI):
         ConfigError
     """
 
-    why = NEVER
 
-
-class Crusoe(OpenAI):
+class Crusoe(_Elsewhere):
     """Models behind Crusoe's API; raises `ConfigError`.
 
     Example:
@@ -347,8 +394,6 @@ class Crusoe(OpenAI):
         ...     print(type(error).__name__)
         ConfigError
     """
-
-    why = NEVER
 
 
 def __getattr__(name: str) -> NoReturn:

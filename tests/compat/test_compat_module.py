@@ -25,10 +25,10 @@ def test_names() -> None:
         sgl.Engine  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["OpenAI", "Anthropic", "VertexAI", "LiteLLM", "Crusoe"])
+@pytest.mark.parametrize("name", ["VertexAI", "LiteLLM", "Crusoe"])
 def test_api_backends_say_that_they_are_not_there(name: str) -> None:
     """Constructing one raises a typed error with the way out."""
-    with pytest.raises(ConfigError, match=rf"{name}: .*(RuntimeEndpoint|base_url)"):
+    with pytest.raises(ConfigError, match=rf"{name} .*base_url"):
         getattr(sgl, name)("a-model", api_key="key")
 
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sgl_actors.actors.gateway.pieces import Offsets
 from tests.gateway.events import events
 from tests.gateway.fake_node import EOS, FakeNode, encode
 
@@ -92,6 +95,33 @@ async def test_offsets_count_characters(client: httpx2.AsyncClient, node: FakeNo
     assert choice["logprobs"]["text_offset"] == [0, 0, 1, 1, 1, 2, 2, 3, 4]
 
 
+@settings(max_examples=100)
+@given(st.text(max_size=12), st.lists(st.integers(0, 40), max_size=6), st.booleans())
+def test_slices_add_up(text: str, cuts: list[int], spaced: bool) -> None:
+    """Whatever a prompt is cut into, what stands between the offsets is the prompt, each token's own text in its place."""
+    whole = text.encode()
+    ends = sorted({min(cut, len(whole)) for cut in cuts} | {len(whole)})
+    tokens = [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    if spaced and tokens:
+        tokens[0] = b" " + tokens[0]
+    offsets = Offsets()
+    starts = offsets.prompt(text, tokens)
+    slices = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    assert "".join(slices) == text
+    assert offsets.next(b"!") == len(text)
+    if not spaced:
+        assert starts == [len(whole[:end].decode(errors="ignore")) for end in [0, *ends[:-1]]]
+
+
+def test_a_tokenizer_that_changes_the_text() -> None:
+    """A space put before the text, composed characters and a byte without a token do not move the tokens behind them."""
+    text = "Un cafe\u0301 au\x04 lait, s'il vous"
+    tokens = [" Un", " caf\u00e9", " au", " lait", ",", " s'", "il", " vous"]
+    starts = Offsets().prompt(text, [token.encode() for token in tokens])
+    slices = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    assert slices == ["Un", " cafe\u0301", " au\x04", " lait", ",", " s'", "il", " vous"]
+
+
 async def test_prompt_ids_are_echoed_as_text(client: httpx2.AsyncClient) -> None:
     """echo shows the text of a prompt that came as ids."""
     choice = (await post(client, prompt=encode("héllo"), echo=True)).json()["choices"][0]
@@ -115,6 +145,19 @@ async def test_stream_equals_whole(client: httpx2.AsyncClient) -> None:
         for name, values in choice["logprobs"].items():
             assert [value for piece in pieces for value in piece["logprobs"][name]] == values
         assert [piece["finish_reason"] for piece in pieces] == [None] * (len(pieces) - 1) + ["length"]
+
+
+@pytest.mark.parametrize("include", [True, False])
+async def test_a_stream_may_tell_its_usage_as_it_goes(client: httpx2.AsyncClient, include: bool) -> None:
+    """With continuous_usage_stats every chunk says what was used so far, so that who leaves early knows it."""
+    options = {"continuous_usage_stats": True, "include_usage": include}
+    response = await post(client, prompt="abc", stream=True, stream_options=options)
+    *chunks, done = events(response.text)
+    assert done == "[DONE]"
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 2, 3, 4] + [4] * include
+    assert all(chunk["usage"]["prompt_tokens"] == 3 for chunk in chunks)
+    assert all("cached_tokens" in chunk["usage"]["prompt_tokens_details"] for chunk in chunks)
+    assert [bool(chunk["choices"]) for chunk in chunks] == [True] * 4 + [False] * include
 
 
 async def test_prompt_logprobs_are_computed_once(client: httpx2.AsyncClient, node: FakeNode) -> None:

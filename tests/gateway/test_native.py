@@ -277,6 +277,8 @@ async def test_tokenize_and_back(client: httpx2.AsyncClient) -> None:
     assert back["prompt"] == back["text"] == "héllo"
     info = (await client.get("/tokenizer_info")).json()
     assert info["eos_token"] == "<eos>"
-    assert set(info) >= {"bos_token", "pad_token", "chat_template"}
+    assert set(info) == {"bos_token", "eos_token", "pad_token", "unk_token", "chat_template", "vocab_size"}
+    assert (await client.get("/tokenizer_info?model=fake")).json() == info
+    assert (await client.get("/tokenizer_info?model=other")).status_code == 404
     assert (await client.post("/tokenize", json={})).status_code == 400
     assert (await client.post("/detokenize", json={"tokens": [9999]})).status_code == 400

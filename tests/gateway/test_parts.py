@@ -55,7 +55,7 @@ async def test_labels_tell_parts_of_characters_apart(node: FakeNode) -> None:
     pieces = Pieces(node)
     entry = TokenLogprob(0xE2, -1.0, ((0xE2, -1.0), (0x82, -2.0), (ord("a"), float("-inf"))))
     await pieces.load([entry])
-    logprobs = completion_logprobs([entry], pieces, Offsets())
+    logprobs = completion_logprobs([entry], [0], pieces)
     assert logprobs.tokens == ["bytes:\\xe2"]
     assert logprobs.top_logprobs == [{"bytes:\\xe2": -1.0, "bytes:\\x82": -2.0, "a": LOWEST}]
 
@@ -65,7 +65,7 @@ async def test_sampled_token_is_among_its_alternatives(node: FakeNode) -> None:
     pieces = Pieces(node)
     entry = TokenLogprob(ord("z"), -7.5, ((ord("a"), -0.1),))
     await pieces.load([entry])
-    assert completion_logprobs([entry], pieces, Offsets()).top_logprobs == [{"a": -0.1, "z": -7.5}]
+    assert completion_logprobs([entry], [0], pieces).top_logprobs == [{"a": -0.1, "z": -7.5}]
 
 
 def test_tokens_past_the_end_do_not_count() -> None:

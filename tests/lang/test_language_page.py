@@ -20,6 +20,7 @@ ANSWERS = {
     "city": '{"name": "Lima", "population": 10, "landmarks": []}',
     "": "12 euros each.",
     "input_1": '{"city": "Lisbon"}',
+    "calls": '[{"tool": "weather", "arguments": {"city": "Oslo"}}]',
 }
 
 

@@ -96,7 +96,7 @@ def test_json_holds_everything(outcome: Outcome) -> None:
     assert first["segments"][1] == {
         "kind": "generated", "name": "note", "text": "fine", "begun_ms": 31.0, "ms": 35.0,
         "prompt_tokens": 120, "cached_tokens": 100, "completion_tokens": 16, "calls": 1,
-        "steps": 6, "sampled_tokens": 5, "forced_tokens": 11, "held_back_tokens": 2, "drafted_tokens": 0, "accepted_tokens": 0,
+        "steps": 6, "sampled_tokens": 5, "forced_tokens": 11, "held_back_tokens": 2, "drafted_tokens": 0, "accepted_tokens": 0, "wasted_tokens": 0, "retries": 0,
     }  # fmt: skip
     assert (first["failure"], second["failure"]) == ("", "Overloaded: busy (at 'note')")
 

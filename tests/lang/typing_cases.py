@@ -39,6 +39,18 @@ class Colour(enum.Enum):
     RED = "red"
 
 
+@sgl.tool
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
+@sgl.tool
+async def weather(city: str) -> str:
+    """Look outside."""
+    return city
+
+
 slot = sgl.gen("p", type=Person)
 assert_type(slot, sgl.Slot[Person])
 assert_type(sgl.gen("x"), sgl.Slot[str])
@@ -55,6 +67,9 @@ assert_type(sgl.gen("s", type=Span), sgl.Slot[Span])
 assert_type(sgl.gen("l", type=list[Person]), sgl.Slot[list[Person]])
 assert_type(sgl.gen("m", type=dict[str, list[Point]]), sgl.Slot[dict[str, list[Point]]])
 assert_type(sgl.gen("t", type=tuple[int, str]), sgl.Slot[tuple[int, str]])
+assert_type(sgl.gen("c", tools=[add, weather]), sgl.Slot[list[sgl.Call]])
+assert_type(sgl.gen("c", 64, tools=(add, weather), temperature=0.0), sgl.Slot[list[sgl.Call]])
+assert_type(sgl.gen("c", tools=[add], n=2), sgl.Slot[list[list[sgl.Call]]])
 assert_type(sgl.gen_int("i"), sgl.Slot[int])
 assert_type(sgl.gen_string("i"), sgl.Slot[str])
 assert_type(sgl.select("i", choices=["a", "b"]), sgl.Slot[str])

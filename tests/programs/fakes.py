@@ -54,6 +54,7 @@ class FakeClient:
         self.running = 0
         self.most = 0
         self.takes: frozenset[str] = frozenset()
+        self.api = None
         self.calls: list[Call] = []
         self.flushed = 0
         self._words: dict[int, str] = {}

@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sgl_actors.actors.tokenizer.chat_template import ChatTemplate
 from sgl_actors.actors.tokenizer.messages import ChatMessage
-from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
 from sgl_actors.errors import InvalidRequest
+from sgl_actors.lang.chat_template import ChatTemplate
 
 CHAT = [ChatMessage("user", "Hi"), ChatMessage("assistant", "The answer is: ")]
 CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -18,19 +17,6 @@ CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>\n{% en
 
 def render(source: str, messages: list[ChatMessage] | None = None, **tokens: str) -> str:
     return ChatTemplate(source, tokens, max_seconds=0.2, max_output=10_000).render(messages or CHAT)
-
-
-def test_the_default_models_template(vocabulary: Vocabulary) -> None:
-    """The default model's own template adds its system prompt and the generation prompt."""
-    template = ChatTemplate(vocabulary.chat_template or "", vocabulary.tokens)
-    assert template.render([ChatMessage("user", "Hi")]) == (
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert (
-        template.render([ChatMessage("system", "x")], add_generation_prompt=False)
-        == "<|im_start|>system\nx<|im_end|>\n"
-    )
 
 
 def test_continuing_an_assistants_message() -> None:

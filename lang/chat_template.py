@@ -24,9 +24,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sgl_actors.actors.tokenizer import tool_turns
 from sgl_actors.actors.tokenizer.messages import ChatMessage
 from sgl_actors.errors import InvalidRequest
+from sgl_actors.lang import tool_turns
 
 MAX_OUTPUT = 8 << 20
 """Characters of a rendered chat at most."""

@@ -6,11 +6,9 @@ import json
 
 import pytest
 
-from sgl_actors.actors.tokenizer.chat_template import ChatTemplate
-from sgl_actors.actors.tokenizer.messages import ChatMessage, Generate, Tokenize
-from sgl_actors.actors.tokenizer.prompts import Prompts, size
-from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
+from sgl_actors.actors.tokenizer.messages import ChatMessage
 from sgl_actors.errors import InvalidRequest
+from sgl_actors.lang.chat_template import ChatTemplate
 
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 KNOWING = (
@@ -95,21 +93,3 @@ def test_what_is_no_json_is_refused(messages: list[ChatMessage], tools: str) -> 
         with pytest.raises(InvalidRequest, match=r"tools|template") as caught:
             ChatTemplate(template, {}).render(messages, tools=tools)
         assert caught.value.param == "messages"
-
-
-def test_an_answered_call_goes_on_from_its_own_prompt(vocabulary: Vocabulary) -> None:
-    """With the default model, the prompt with a call and its answer begins with the first prompt and what the model wrote, token by token."""
-    prompts = Prompts(vocabulary)
-    first = prompts.ids(Generate("1", messages=CHAT[:1], tools=TOOLS))
-    call = '<tool_call>\n{"name": "now", "arguments": {"zone": 1}}\n</tool_call>'
-    written = vocabulary.encode(call)
-    calls = json.dumps([{"function": {"name": "now", "arguments": '{"zone": 1}'}}])
-    chat = [CHAT[0], ChatMessage("assistant", "", calls), ChatMessage("tool", "noon", "", "", "now")]
-    second = prompts.ids(Generate("2", messages=chat, tools=TOOLS))
-    assert second[: len(first) + len(written)] == first + written
-    assert prompts.tokenise(Tokenize(messages=chat, tools=TOOLS)).token_ids == second
-
-
-def test_tools_and_calls_count_for_the_size() -> None:
-    """What is refused as too large before it is tokenised includes tools and calls."""
-    assert size(Generate("1", messages=CHAT, tools=TOOLS)) > len(TOOLS) + len(CALLS)

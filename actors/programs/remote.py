@@ -1,0 +1,271 @@
+"""What a gen asks of an API model. How much of it in one call, the model's continuation says; see `lang.backends.capabilities`.
+
+A model that goes on with text, or with the assistant's turn, is asked for all that the program shows to come, and what it wrote is used as far as the program's
+prompt keeps to it (`lang.speculation`). One that only writes whole turns is `whole_turn`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from sgl_actors.actors.programs import whole_turn
+from sgl_actors.actors.programs.interpreter import (
+    Completion,
+    call_of,
+    check_media,
+    complete,
+    define,
+    define_as,
+    nth,
+)
+from sgl_actors.actors.programs.setup import Setup
+from sgl_actors.actors.programs.stream import Stream
+from sgl_actors.actors.tokenizer.messages import SamplingOptions
+from sgl_actors.errors import NoContinuation
+from sgl_actors.lang.backends.asked import check_asked
+from sgl_actors.lang.backends.capabilities import PREFILL, TEXT, Capabilities
+from sgl_actors.lang.chat_messages import messages_of
+from sgl_actors.lang.errors import Unsupported
+from sgl_actors.lang.ir import ConstantText, Gen, ScopeBegin, ScopeEnd, Select, SetVariable
+from sgl_actors.lang.protocols import ApiModel, Call
+from sgl_actors.lang.results import Usage
+from sgl_actors.lang.sampling import derive_seed, resolve
+from sgl_actors.lang.speculation import Ahead, FollowUp, Taken, alike, follow_up
+from sgl_actors.lang.stops import Cutter
+
+AHEAD_PART: Final = 1 << 16
+"""`Call.part` of a request for several gens: the parts below are the gen's own completions."""
+
+
+async def generate(
+    stream: Stream, node: Gen, setup: Setup, timeout: float, emit: Callable[[str], None], *, live: bool
+) -> None:
+    """Have the model write here; see `interpreter.generate`. `live`: somebody reads while it is written.
+
+    Raises:
+        Unsupported: the model cannot do what the gen asks for.
+        SpeculationMiss: it does not keep to the template of its turn.
+        SglActorsError: what the API said.
+    """
+    model = model_of(setup)
+    capabilities = model.capabilities
+    sampling = resolve(node.sampling, setup.sampling, _seed(stream, setup), node.constraint)
+    constraint = sampling.constraint
+    kept = constraint is None or constraint.kind in capabilities.constraints
+    goes_on = capabilities.continuation == TEXT or (capabilities.continuation == PREFILL and kept)
+    seen = sampling if goes_on or node.tools else msgspec.structs.replace(sampling, constraint=None)
+    check_asked(f"gen({node.name!r})", node, seen, capabilities, model.title)
+    check_media(stream.prompt, setup)
+    if node.tools and capabilities.tools:
+        sampling = msgspec.structs.replace(sampling, constraint=None)
+    if sampling.max_tokens == 0:
+        define_as(stream, node, [""] * node.count, {"prompt_tokens": 0, "completion_tokens": 0})
+        return
+    gen = _Gen(stream, node, setup, sampling, timeout, emit, live=live)
+    if goes_on:
+        try:
+            await gen.go_on(capabilities)
+        except NoContinuation:  # it was not known; the vendor knows it now
+            stream.ahead = None
+        else:
+            return
+    await whole_turn.generate(stream, node, setup, sampling, timeout, emit, live=live)
+
+
+def model_of(setup: Setup) -> ApiModel:
+    """The model that a program runs on, which is an API's."""
+    model = setup.client.api
+    assert model is not None
+    return model
+
+
+def _seed(stream: Stream, setup: Setup) -> int:
+    return derive_seed(setup.seed, stream.path, stream.gens)
+
+
+class Context(NamedTuple):
+    """What a model goes on with.
+
+    Attributes:
+        before: what stands before the text, and has to stay as it is.
+        text: it.
+        request: both, as fields of `Generate`.
+    """
+
+    before: Hashable
+    text: str
+    request: dict[str, Any]
+
+
+async def context(stream: Stream, setup: Setup, capabilities: Capabilities, what: str) -> Context:
+    """The prompt as it is now; `Unsupported` if there is no place in it for a model's text."""
+    prompt = stream.prompt
+    if capabilities.continuation == TEXT:
+        text = await setup.frames.text(prompt)
+        return Context((), text, {"text": text})
+    messages = messages_of(prompt)
+    if not prompt.open:
+        raise Unsupported(
+            f"{what}: {model_of(setup).title} writes assistant's turns only; write s += sgl.assistant(…) around it, or use a model that goes on with text"
+        )
+    content = prompt.turns[-1].content
+    before = messages[:-1] if content else messages
+    return Context(tuple(before), content, {"messages": messages, "continue_final": bool(content)})
+
+
+class _Gen:
+    """One gen on a model that goes on with what is there."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        node: Gen,
+        setup: Setup,
+        sampling: SamplingOptions,
+        timeout: float,
+        emit: Callable[[str], None],
+        *,
+        live: bool,
+    ) -> None:
+        self._stream, self._node, self._setup = stream, node, setup
+        self._sampling, self._timeout, self._emit, self._live = sampling, timeout, emit, live
+
+    async def go_on(self, capabilities: Capabilities) -> None:
+        """Take the text from what is known, or ask for it and what follows."""
+        stream, node = self._stream, self._node
+        here = await context(stream, self._setup, capabilities, f"gen({node.name!r})")
+        plain = node.count == 1 and not (node.logprobs or node.top_logprobs or node.tools)
+        taken = self._take(here) if plain else None
+        if taken is None:
+            stream.ahead = None
+            plan = upcoming(stream, self._setup, self._sampling) if plain else alone(self._sampling)
+            if len(plan.parts) > 1 or self._setup.speculation > 0:
+                taken = await self._ask_ahead(here, plan)
+        else:
+            self._emit(taken.text)
+            define_as(stream, node, [taken.text], _meta_of(taken, self._sampling))
+            stream.gens += 1
+            return
+        if taken is None:
+            await self._ask(here)
+
+    def _take(self, here: Context) -> Taken | None:
+        """The text, if it has been written already."""
+        ahead = self._stream.ahead
+        taken = ahead and ahead.take(here.before, here.text, self._sampling)
+        if taken:
+            self._stream.count(Usage(wasted_tokens=-taken.saved))
+        return taken or None
+
+    async def _ask_ahead(self, here: Context, plan: FollowUp) -> Taken | None:
+        """Ask for several gens at once; None if not even this one's text came of it."""
+        stream, node = self._stream, self._node
+        sampling = msgspec.structs.replace(self._sampling, max_tokens=plan.max_tokens, stop=plan.stop)
+        follow = plan.parts if len(plan.parts) > 1 else ()
+        call = self._call(here, 0, follow=follow)._replace(part=AHEAD_PART)
+        one = Completion(
+            self._setup, node, sampling, self._timeout, call, Cutter(self._sampling), **here.request
+        )
+        await complete(stream, [one], self._emit if self._live else _ignore)
+        assert one.cut is not None
+        ended_by = plan.stop if one.finish.reason == "stop" else None
+        ahead = Ahead(
+            here.before, here.text, one.cut.text, ended_by=ended_by, tokens=one.used.completion_tokens
+        )
+        stream.count(Usage(wasted_tokens=ahead.wasted))
+        stream.ahead = ahead
+        taken = self._take(here)
+        if taken is None:
+            stream.ahead = None
+            return None
+        if not self._live:
+            self._emit(taken.text)
+        stream.gens += 1
+        finish = {"type": taken.finish.reason, "matched": taken.finish.matched}
+        define_as(stream, node, [taken.text], one.meta | {"finish_reason": finish})
+        return taken
+
+    async def _ask(self, here: Context) -> None:
+        """Ask for this gen alone."""
+        stream, node, sampling = self._stream, self._node, self._sampling
+        asks = [
+            Completion(
+                self._setup,
+                node,
+                nth(sampling, part),
+                self._timeout,
+                self._call(here, part),
+                Cutter(sampling),
+                **here.request,
+            )
+            for part in range(node.count)
+        ]
+        await complete(stream, asks, self._emit)
+        stream.gens += 1
+        define(stream, node, asks)
+
+    def _call(self, here: Context, part: int, **fields: Any) -> Call:
+        basis = (here.request.get("text", here.request.get("messages")), nth(self._sampling, part))
+        return call_of(self._stream, self._node, part)._replace(
+            completions=self._node.count, live=self._live, tools=self._node.tools, basis=basis, **fields
+        )
+
+
+def is_open(stream: Stream) -> bool:
+    """Whether what is appended next may still belong to the call for the node that is being done."""
+    going_on = (ConstantText, SetVariable, ScopeBegin, ScopeEnd, Gen, Select)
+    return all(isinstance(step.node, going_on) for step in stream.later())
+
+
+def alone(sampling: SamplingOptions) -> FollowUp:
+    """A gen by itself."""
+    return follow_up([sampling], [])
+
+
+def upcoming(stream: Stream, setup: Setup, sampling: SamplingOptions) -> FollowUp:
+    """What of the nodes behind the gen that is being done can be asked for with it."""
+    least = setup.speculation if setup.speculation > 0 else None
+    slots, texts, text = [sampling], list[str](), ""
+    if setup.speculation == 0 or sampling.constraint is not None:
+        return alone(sampling)
+    for _, node in stream.later():
+        match node:
+            case ConstantText(more):
+                text += more
+            case SetVariable() | ScopeBegin() | ScopeEnd():
+                continue
+            case Gen(count=1, tools="") if not (node.logprobs or node.top_logprobs):
+                following = resolve(node.sampling, setup.sampling, 0, node.constraint)
+                if not _goes_on(slots[-1], text, following):
+                    break
+                texts.append(text)
+                slots.append(following)
+                text = ""
+            case _:
+                break
+    return follow_up(slots, texts, least)
+
+
+def _goes_on(slot: SamplingOptions, text: str, following: SamplingOptions) -> bool:
+    """Whether a model that goes on past a slot's stop writes `text` there, and then another slot like it."""
+    begins = any(text.startswith(stop) or stop.startswith(text) for stop in slot.stop) and bool(text)
+    told = bool(following.stop) or following.constraint is None
+    return begins and told and alike(slot, following) and not (slot.stop_regex or slot.no_stop_trim)
+
+
+def _meta_of(taken: Taken, sampling: SamplingOptions) -> dict[str, Any]:
+    """What a program may know of a gen that needed no call."""
+    return {
+        "prompt_tokens": 0,
+        "cached_tokens": 0,
+        "completion_tokens": taken.tokens,
+        "finish_reason": {"type": taken.finish.reason, "matched": taken.finish.matched},
+        "seed": sampling.seed,
+        "speculated": True,
+    }
+
+
+def _ignore(_text: str) -> None: ...
