@@ -127,8 +127,9 @@ def quoted(text: str) -> str:
 
 
 def shorten(text: str) -> str:
-    """A text, or its beginning if it is long."""
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    """A text, or its beginning if it is long; what is no Unicode is escaped."""
+    known = text[: SHOWN + 1].encode(errors="backslashreplace").decode()
+    return known if len(text) <= SHOWN else known[:SHOWN] + "…"
 
 
 def shown(text: str) -> str:

@@ -58,8 +58,8 @@ def fill(parts: Sequence[Part], titles: Mapping[int, str], answer: str) -> dict[
             raise
         except Mismatch as error:
             failure = error
-    if not found:
-        raise failure or Mismatch("nothing came")
+    if failure is not None and not found:
+        raise failure
     first = found[0]
     for other in found[1:]:
         for number, text in first.items():

@@ -53,6 +53,10 @@ class Form:
         self.keys: dict[int, str] = {}
         for place, blank in enumerate(self._blanks, 1):
             self.keys[blank.number] = unique(blank.name or f"blank{place}", self.keys.values())
+        text = "\0".join(part for part in self._whole if isinstance(part, str))
+        self._braces = 1
+        while any(f"{'{' * self._braces}{key}{'}' * self._braces}" in text for key in self.keys.values()):
+            self._braces += 1
         assert self._blanks, "a form has a blank"
         assert len(self.keys) == len(self._blanks), "every blank has a number of its own"
 
@@ -150,20 +154,14 @@ class Form:
         return tuple(_joined((self.written, *self.parts)))
 
     def _marked(self, blank: Blank) -> str:
-        texts = [part for part in (self.written, *self.parts) if isinstance(part, str)]
-        braces = 1
-        while any(
-            f"{'{' * braces}{key}{'}' * braces}" in text for key in self.keys.values() for text in texts
-        ):
-            braces += 1
-        return f"{'{' * braces}{self.keys[blank.number]}{'}' * braces}"
+        return f"{'{' * self._braces}{self.keys[blank.number]}{'}' * self._braces}"
 
     def _framed(self) -> str:
         """The sketch in a code fence."""
-        fence = "```"
-        while fence in self.sketch:
+        sketch, fence = self.sketch, "```"
+        while fence in sketch:
             fence += "`"
-        return f"{fence}\n{self.sketch}\n{fence}"
+        return f"{fence}\n{sketch}\n{fence}"
 
     def _meanings(self) -> str:
         """A line for each blank."""

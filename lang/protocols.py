@@ -65,6 +65,7 @@ class Call(NamedTuple):
         completions: that the primitive wants, each a request of its own; an API model may be asked for all at once.
         live: somebody reads while it is written.
         follow: what the text has to follow, see `lang.speculation`.
+        first: most tokens of the first slot of `follow`; None for any number.
         tools: functions of which one or more are to be called, as JSON text in the OpenAI API's form; "" for none.
         basis: prompt and sampling that the program itself asks for, where the request says more; a resumed program has to ask for the same.
     """
@@ -79,6 +80,7 @@ class Call(NamedTuple):
     completions: int = 1
     live: bool = False
     follow: tuple[Part, ...] = ()
+    first: int | None = None
     tools: str = ""
     basis: tuple[Any, SamplingOptions] | None = None
 
@@ -232,7 +234,7 @@ def check_backend(backend: Runtime) -> Runtime:
     """The backend; `ConfigError` for what is none."""
     if not callable(getattr(backend, "start", None)):
         raise ConfigError(
-            f"backend: {backend!r:.80} is no backend; sgl.connect(URL), sgl.Node(FILE) and sgl.Mock(SCRIPT) are",
+            f"backend: {backend!r:.80} is no backend; sgl.connect(URL), sgl.Node(FILE), sgl.OpenAI(MODEL), sgl.Mock(SCRIPT) and sgl.replay(FILE) are",
             param="backend",
         )
     return backend

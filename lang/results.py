@@ -44,6 +44,10 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     retries: int = 0
     cost: float = 0.0
 
+    def __repr__(self) -> str:
+        shown = [f"{name}={value}" for name, value in msgspec.structs.asdict(self).items() if value]
+        return f"Usage({', '.join(shown)})"
+
     def __add__(self, other: Usage) -> Usage:
         mine, its = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
         return Usage(*(one + two for one, two in zip(mine, its, strict=True)))

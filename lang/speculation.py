@@ -41,11 +41,17 @@ class Follower:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = list(parts)
+        self._count = len(self._parts)
         self._text = ""
         self.state = OPEN if self._parts else DONE
 
     def __repr__(self) -> str:
         return f"<Follower {self.state}, {len(self._parts)} parts to come>"
+
+    @property
+    def begins(self) -> bool:
+        """Whether the text is in its first slot still."""
+        return self.state == OPEN and len(self._parts) == self._count
 
     def feed(self, piece: str) -> str:
         """More text; the state."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
-from sgl_actors.actors.tokenizer.messages import SamplingOptions
+import msgspec
+
+from sgl_actors.actors.scheduler.messages import Finish
+from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions
 
 
 class Stop(NamedTuple):
@@ -32,6 +36,15 @@ def find_stop(text: str, sampling: SamplingOptions) -> Stop | None:
         return None
     end, start, matched = min(found, key=lambda one: one[:2])
     return Stop(end if sampling.no_stop_trim else start, start, end, matched)
+
+
+def sent(sampling: SamplingOptions, taken: Collection[str]) -> SamplingOptions:
+    """Sampling as a model is asked that takes the arguments `taken`: what it cannot do with its stops is done by a `Cutter`."""
+    if sampling.stop_regex and "stop_regex" not in taken:
+        sampling = msgspec.structs.replace(sampling, stop_regex=())
+    if sampling.no_stop_trim and "no_stop_trim" not in taken:
+        sampling = msgspec.structs.replace(sampling, no_stop_trim=False, stop=())
+    return sampling
 
 
 class Cutter:
@@ -69,6 +82,12 @@ class Cutter:
     def end(self) -> str:
         """It is complete; what had not been shown."""
         return self._show(len(self.kept))
+
+    def finished(self, last: Chunk) -> Chunk:
+        """The last chunk, as it would be of a model that had found the stop itself."""
+        if self.stop is None:
+            return last
+        return msgspec.structs.replace(last, finish=Finish("stop", self.stop.matched))
 
     def _show(self, until: int) -> str:
         shown, self._shown = self._shown, max(self._shown, until)

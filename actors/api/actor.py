@@ -3,16 +3,20 @@
 Owns: the vendor (its connections and what it has learnt of the model), the line of requests, the books.
 In: `AskModel`, `DescribeApi`, `TokenizeText`. Out: HTTP, by the vendor's SDK.
 When it crashes the requests under way end with it, and their askers get `ActorDown`, whereupon `ApiClient` asks its successor for those that nothing was handed out
-of; what the lost ones used is not in the books, which begin anew. Prompts, answers and keys are in no log.
+of; what the lost ones used is not in the books, which begin anew. A class that is swapped in goes on with all of it, under its own limits; only another model, address
+or key needs a restart. Prompts, answers and keys are in no log.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Coroutine, Mapping
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+
+import msgspec
 
 from sgl_actors.actors.api.desk import Desk
 from sgl_actors.actors.api.keys import checked, find_key
@@ -25,8 +29,8 @@ from sgl_actors.actors.api.messages import (
 )
 from sgl_actors.actors.api.outlet import Outlet
 from sgl_actors.actors.api.settings import read_options, settings_of, template_of
-from sgl_actors.actors.microkernel import Actor, Context, Message, Request
-from sgl_actors.errors import ConfigError, InvalidRequest, SglActorsError
+from sgl_actors.actors.microkernel import Actor, Context, Message, Request, Snapshot
+from sgl_actors.errors import ConfigError, InvalidRequest, SglActorsError, SwapFailed
 from sgl_actors.lang.backends.vendor import Settings, Vendor
 
 VENDORS: Final = {
@@ -38,11 +42,23 @@ LONGEST: Final = 600.0
 """Seconds for a request whose asker sets no deadline."""
 
 
+LAYOUT: Final = "api/1"
+
+
+class NoState(msgspec.Struct, frozen=True):
+    """Layout ``api/1`` has nothing plain; its handles are `desk` and the `settings` that its vendor was opened with."""
+
+
 class ApiActor(Actor):
     """See the module.
 
     Its options are ``[actors."api/NAME".options]``; an embedded backend hands them over as ``config["api"]``, with the key itself beside them.
+
+    Attributes:
+        chance: numbers from 0 to 1, for the pauses between tries.
     """
+
+    chance: ClassVar[Callable[[], float]] = random.random
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -50,10 +66,8 @@ class ApiActor(Actor):
         self._options = read_options(api.get("options", {}))
         given = api.get("key")
         key = find_key(self._options, os.environ) if given is None else given and checked(given, "api_key")
-        self._vendor = self.make_vendor(settings_of(self._options, key))
-        self._desk = Desk(self._vendor, self._options, context.now)
-        self._opening = asyncio.Lock()
-        self._open = False
+        self._settings = settings_of(self._options, key)
+        self._desk = Desk(self.make_vendor(self._settings), self._options, context.now, chance=self.chance)
         self._template: tuple[str, dict[str, str]] | None = None
 
     def make_vendor(self, settings: Settings) -> Vendor:
@@ -69,30 +83,35 @@ class ApiActor(Actor):
             ConfigError: what cannot be.
         """
         try:
-            await self._opened()
+            await self._desk.open()
         except ConfigError:
             raise
         except SglActorsError as error:
-            self.log.warning("API does not answer", api=self._vendor.title, code=error.code)
+            self.log.warning("API does not answer", api=self._desk.vendor.title, code=error.code)
 
     async def receive(self, message: Message, request: Request) -> None:
         """See `Actor.receive`."""
+        self._desk.adopt(self._options)
+        work: Callable[[], Awaitable[None]]
         match message:
             case AskModel() if request.kind == "stream":
-                work = self._answer(message, request)
+                work = partial(self._answer, message, request)
             case DescribeApi() if request.kind == "call":
-                work = self._describe(request)
+                work = partial(self._describe, request)
             case TokenizeText() if request.kind == "call":
-                work = self._tokenize(message, request)
+                work = partial(self._tokenize, message, request)
             case _:
                 raise InvalidRequest(f"an API's actor does not take {message.TAG} as a {request.kind}")
         task = self.ctx.task(self._guard(work, request), name=f"{self.ctx.address.name} {message.TAG}")
-        request.on_cancel(lambda: task.cancel() and None)
+
+        def give_up() -> None:
+            task.cancel()
+
+        request.on_cancel(give_up)
 
     async def stop(self) -> None:
         """Close the vendor's connections."""
-        self._desk.gate.close()
-        await self._vendor.close()
+        await self._desk.close()
 
     def statistics(self) -> dict[str, float]:
         """See `Actor.statistics`."""
@@ -100,38 +119,48 @@ class ApiActor(Actor):
 
     # -- what it is asked -------------------------------------------------------------------------------------
 
-    async def _guard(self, work: Coroutine[Any, Any, None], request: Request) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]], request: Request) -> None:
         """A request's failure is its asker's, and never the end of this actor."""
         try:
-            await work
+            await work()
         except SglActorsError as error:
             request.fail(error)
         except Exception as error:  # noqa: BLE001 - whatever a vendor's SDK may raise
-            self.log.warning("request failed", api=self._vendor.title, error=type(error).__name__)
+            self.log.warning("request failed", api=self._desk.vendor.title, error=type(error).__name__)
             request.fail(error)
 
     async def _answer(self, message: AskModel, request: Request) -> None:
-        await self._opened()
+        await self._desk.open()
         left = request.remaining
         deadline = self.ctx.now() + (LONGEST if left is None else left)
         answered = await self._desk.answer(message, Outlet(request, live=message.live), deadline)
         request.end(answered)
 
     async def _describe(self, request: Request) -> None:
-        await self._opened()
+        await self._desk.open()
         if self._template is None:
-            self._template = await template_of(self._options, self._vendor)
+            self._template = await template_of(self._options, self._desk.vendor)
         source, tokens = self._template
-        vendor = self._vendor
+        vendor = self._desk.vendor
         request.reply(ApiInfo(vendor.title, vendor.capabilities, source, tokens, self._options.prices))
 
     async def _tokenize(self, message: TokenizeText, request: Request) -> None:
-        await self._opened()
-        request.reply(ApiTokens(await self._vendor.token_ids(message.text)))
+        await self._desk.open()
+        request.reply(ApiTokens(await self._desk.vendor.token_ids(message.text)))
 
-    async def _opened(self) -> None:
-        """Have the vendor open; one opens it."""
-        async with self._opening:
-            if not self._open:
-                await self._vendor.open()
-                self._open = True
+    # -- swap ---------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Everything lies on the desk, the requests under way too: they go on while the class changes."""
+        return Snapshot.of(LAYOUT, NoState(), desk=self._desk, settings=self._settings)
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Go on with that desk, by the own limits, prices and budget from the first message on.
+
+        Raises:
+            SwapFailed: another model, address or key is asked for.
+        """
+        snapshot.read(LAYOUT, NoState)
+        if snapshot.handle("settings", Settings) != self._settings:
+            raise SwapFailed("another model, address or key needs a restart (--restart)")
+        self._desk = snapshot.handle("desk", Desk)

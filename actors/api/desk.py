@@ -65,10 +65,35 @@ class Desk:
             options.concurrency, options.queue, options.requests_per_minute, options.tokens_per_minute
         )
         self.gate = Gate(limits, clock)
-        self._throttle = Throttle(max(LEAST_ROOM, 2.0 * options.concurrency))
+        self._throttle = Throttle(capacity_of(options))
+        self._opening = asyncio.Lock()
+        self._open = False
 
     def __repr__(self) -> str:
         return f"<Desk of {self.vendor.title} {self.gate!r}>"
+
+    async def open(self) -> None:
+        """Have the vendor open; whoever comes first opens it."""
+        async with self._opening:
+            if not self._open:
+                await self.vendor.open()
+                self._open = True
+
+    async def close(self) -> None:
+        """Close the vendor."""
+        self.gate.close()
+        await self.vendor.close()
+
+    def adopt(self, options: Options) -> None:
+        """Go on with other limits, budget and prices; what was used so far stays used."""
+        if options is self.options:
+            return
+        limits = self.gate.limits
+        self.options, self.books.budget = options, options.budget
+        limits.concurrency, limits.queue = options.concurrency, options.queue
+        limits.requests.limit, limits.tokens.limit = options.requests_per_minute, options.tokens_per_minute
+        self._throttle.capacity = capacity_of(options)
+        self.gate.admit()
 
     def statistics(self) -> dict[str, float]:
         """See `Actor.statistics`."""
@@ -218,6 +243,7 @@ class _Reading:
         follows = message.follow and vendor.capabilities.counting and ask.count == 1 and not ask.logprobs
         self._follower = Follower(message.follow) if follows else None
         self._ask = msgspec.structs.replace(ask, stream=True) if follows else ask
+        self._first = message.first
         self._text = ""
         self.used: Tokens | None = None
 
@@ -231,9 +257,9 @@ class _Reading:
                 self._text += event.text
                 if not self._outlet.write(event.text):
                     raise _Diverged(self._outlet.failure or self._changed())
-                if self._is_through(event.text):
+                if reason := self._is_through(event.text):
                     assert self.used is not None
-                    return End((Completion(self._text, Finish("stop")),), self.used)
+                    return End((Completion(self._text, Finish(reason)),), self.used)
         raise BrokenAnswer(f"{self._vendor.title}: the answer has no end")
 
     def _end(self, end: End) -> End:
@@ -242,14 +268,22 @@ class _Reading:
             raise _Diverged(self._outlet.failure or self._changed())
         return end
 
-    def _is_through(self, piece: str) -> bool:
-        """Whether the rest is of no use, and what it has used is known."""
+    def _is_through(self, piece: str) -> str:
+        """Why it ends here, because the rest is of no use and what it has used is known; "" if it does not."""
         if self._follower is None:
-            return False
-        return self._follower.feed(piece) != OPEN and self.used is not None
+            return ""
+        if self._follower.feed(piece) != OPEN and self.used is not None:
+            return "stop"
+        too_long = self._first is not None and self.used is not None and self.used.output >= self._first
+        return "length" if too_long and self._follower.begins else ""
 
     def _changed(self) -> BrokenAnswer:
         return BrokenAnswer(f"{self._vendor.title}: the answer's end is not what came in pieces")
+
+
+def capacity_of(options: Options) -> float:
+    """Of the throttle: every request that may run can fail once."""
+    return max(LEAST_ROOM, 2.0 * options.concurrency)
 
 
 def estimate(ask: Ask) -> int:

@@ -63,6 +63,7 @@ class AskModel(Message):
             that begins with the same text.
         follow: the template that the text has to follow, see `lang.speculation`; an answer that has left it, or is through with it, is not read any further
             if its tokens are counted as it goes.
+        first: most tokens of its first slot: an answer that has written so many and is still there is not read any further either.
         program: id of the run.
     """
 
@@ -70,6 +71,7 @@ class AskModel(Message):
     ask: Ask
     live: bool = False
     follow: tuple[Part, ...] = ()
+    first: int | None = None
     program: str = ""
 
 

@@ -44,8 +44,8 @@ def checked_options(options: Options) -> Options:
         raise ConfigError("model: an API's model has a name", param="model")
     for name, least in LEAST.items():
         value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            raise ConfigError(f"{name}: expected a number from {least:g} on, got {value!r:.80}", param=name)
+        if not least <= value < math.inf:
+            raise ConfigError(f"{name}: expected a number from {least:g} on, got {value:g}", param=name)
     return options
 
 

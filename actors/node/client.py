@@ -318,6 +318,7 @@ def merge(one: Chunk, two: Chunk) -> Chunk:
         prompt_ids=one.prompt_ids or two.prompt_ids,
         prompt_tokens=two.prompt_tokens or one.prompt_tokens,
         cached_tokens=max(one.cached_tokens, two.cached_tokens),
+        tokens=one.tokens + two.tokens,
     )
 
 

@@ -219,7 +219,7 @@ class ApiClient:
             score=score,
             stream=call.live,
         )
-        return AskModel(request.id, ask, call.live, call.follow, request.program)
+        return AskModel(request.id, ask, call.live, call.follow, call.first, request.program)
 
     # -- tokens -------------------------------------------------------------------------------------------
 

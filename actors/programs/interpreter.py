@@ -147,7 +147,7 @@ class Completion:
                 self.used = usage_of(last, cached)
         if cut is not None:
             emit(cut.end())
-        self.meta = _meta(request, last, cached)
+        self.meta = _meta(request, last if cut is None else cut.finished(last), cached)
         if node.logprobs:
             self.meta["output_token_logprobs"] = [[entry.logprob, entry.token_id] for entry in logprobs]
             if tokens:

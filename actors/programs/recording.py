@@ -83,7 +83,7 @@ def record(
     """Run programs on a backend, and write what its model answers to a file of JSON lines, for `replay`.
 
     What programs see is what they would see without: streams, errors, usage. An answer is written when it is complete, an error when it reaches the program;
-    what was cancelled is not written. Keys and addresses are not either, but prompts and answers are.
+    what was cancelled is not written. No key is, but prompts and answers are.
 
     Args:
         path: the file.

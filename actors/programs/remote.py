@@ -15,7 +15,6 @@ from sgl_actors.actors.programs import whole_turn
 from sgl_actors.actors.programs.interpreter import (
     Completion,
     call_of,
-    check_media,
     complete,
     define,
     define_as,
@@ -24,17 +23,18 @@ from sgl_actors.actors.programs.interpreter import (
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
-from sgl_actors.errors import NoContinuation
-from sgl_actors.lang.backends.asked import check_asked
+from sgl_actors.errors import BrokenAnswer, NoContinuation
+from sgl_actors.lang.backends.asked import check_asked, check_media
 from sgl_actors.lang.backends.capabilities import PREFILL, TEXT, Capabilities
 from sgl_actors.lang.chat_messages import messages_of
 from sgl_actors.lang.errors import Unsupported
 from sgl_actors.lang.ir import ConstantText, Gen, ScopeBegin, ScopeEnd, Select, SetVariable
+from sgl_actors.lang.prompt import Prompt
 from sgl_actors.lang.protocols import ApiModel, Call
 from sgl_actors.lang.results import Usage
 from sgl_actors.lang.sampling import derive_seed, resolve
 from sgl_actors.lang.speculation import Ahead, FollowUp, Taken, alike, follow_up
-from sgl_actors.lang.stops import Cutter
+from sgl_actors.lang.stops import Cutter, sent
 
 AHEAD_PART: Final = 1 << 16
 """`Call.part` of a request for several gens: the parts below are the gen's own completions."""
@@ -53,14 +53,19 @@ async def generate(
     model = model_of(setup)
     capabilities = model.capabilities
     sampling = resolve(node.sampling, setup.sampling, _seed(stream, setup), node.constraint)
-    constraint = sampling.constraint
+    native = bool(node.tools) and capabilities.tools and not _is_begun(stream.prompt)
+    constraint = None if native else sampling.constraint
     kept = constraint is None or constraint.kind in capabilities.constraints
     goes_on = capabilities.continuation == TEXT or (capabilities.continuation == PREFILL and kept)
     seen = sampling if goes_on or node.tools else msgspec.structs.replace(sampling, constraint=None)
-    check_asked(f"gen({node.name!r})", node, seen, capabilities, model.title)
-    check_media(stream.prompt, setup)
-    if node.tools and capabilities.tools:
+    what = f"gen({node.name!r})"
+    check_asked(what, node, seen, capabilities, model.title)
+    check_media(what, [one for _, _, one in stream.prompt.media], capabilities, model.title)
+    if native:
+        node = msgspec.structs.replace(node, constraint=None)
         sampling = msgspec.structs.replace(sampling, constraint=None)
+    elif node.tools:
+        node = msgspec.structs.replace(node, tools="")
     if sampling.max_tokens == 0:
         define_as(stream, node, [""] * node.count, {"prompt_tokens": 0, "completion_tokens": 0})
         return
@@ -73,6 +78,11 @@ async def generate(
         else:
             return
     await whole_turn.generate(stream, node, setup, sampling, timeout, emit, live=live)
+
+
+def _is_begun(prompt: Prompt) -> bool:
+    """Whether the turn that is open holds something already, behind which no tool can be called."""
+    return prompt.open and bool(prompt.turns[-1].content)
 
 
 def model_of(setup: Setup) -> ApiModel:
@@ -132,6 +142,7 @@ class _Gen:
     ) -> None:
         self._stream, self._node, self._setup = stream, node, setup
         self._sampling, self._timeout, self._emit, self._live = sampling, timeout, emit, live
+        self._handed = self._again = ""
 
     async def go_on(self, capabilities: Capabilities) -> None:
         """Take the text from what is known, or ask for it and what follows."""
@@ -139,63 +150,74 @@ class _Gen:
         here = await context(stream, self._setup, capabilities, f"gen({node.name!r})")
         plain = node.count == 1 and not (node.logprobs or node.top_logprobs or node.tools)
         taken = self._take(here) if plain else None
-        if taken is None:
-            stream.ahead = None
-            plan = upcoming(stream, self._setup, self._sampling) if plain else alone(self._sampling)
-            if len(plan.parts) > 1 or self._setup.speculation > 0:
-                taken = await self._ask_ahead(here, plan)
-        else:
+        if taken is not None:
             self._emit(taken.text)
-            define_as(stream, node, [taken.text], _meta_of(taken, self._sampling))
-            stream.gens += 1
+            self._end(taken, _meta_of(taken, self._sampling))
             return
-        if taken is None:
+        stream.ahead = None
+        plan = upcoming(stream, self._setup, self._sampling) if plain else alone(self._sampling)
+        ahead = len(plan.parts) > 1 or self._setup.speculation > 0
+        if not (ahead and await self._ask_ahead(here, plan)):
             await self._ask(here)
 
     def _take(self, here: Context) -> Taken | None:
         """The text, if it has been written already."""
         ahead = self._stream.ahead
-        taken = ahead and ahead.take(here.before, here.text, self._sampling)
-        if taken:
+        taken = ahead.take(here.before, here.text, self._sampling) if ahead else None
+        if taken is not None:
             self._stream.count(Usage(wasted_tokens=-taken.saved))
-        return taken or None
-
-    async def _ask_ahead(self, here: Context, plan: FollowUp) -> Taken | None:
-        """Ask for several gens at once; None if not even this one's text came of it."""
-        stream, node = self._stream, self._node
-        sampling = msgspec.structs.replace(self._sampling, max_tokens=plan.max_tokens, stop=plan.stop)
-        follow = plan.parts if len(plan.parts) > 1 else ()
-        call = self._call(here, 0, follow=follow)._replace(part=AHEAD_PART)
-        one = Completion(
-            self._setup, node, sampling, self._timeout, call, Cutter(self._sampling), **here.request
-        )
-        await complete(stream, [one], self._emit if self._live else _ignore)
-        assert one.cut is not None
-        ended_by = plan.stop if one.finish.reason == "stop" else None
-        ahead = Ahead(
-            here.before, here.text, one.cut.text, ended_by=ended_by, tokens=one.used.completion_tokens
-        )
-        stream.count(Usage(wasted_tokens=ahead.wasted))
-        stream.ahead = ahead
-        taken = self._take(here)
-        if taken is None:
-            stream.ahead = None
-            return None
-        if not self._live:
-            self._emit(taken.text)
-        stream.gens += 1
-        finish = {"type": taken.finish.reason, "matched": taken.finish.matched}
-        define_as(stream, node, [taken.text], one.meta | {"finish_reason": finish})
         return taken
+
+    def _end(self, taken: Taken, meta: dict[str, Any]) -> None:
+        """This gen has its text."""
+        finish = {"type": taken.finish.reason, "matched": taken.finish.matched}
+        define_as(self._stream, self._node, [taken.text], meta | {"finish_reason": finish})
+        self._stream.gens += 1
+
+    async def _ask_ahead(self, here: Context, plan: FollowUp) -> bool:
+        """Ask for several gens at once; False if not even this one's text came of it."""
+        stream, first = self._stream, self._sampling.max_tokens
+        own = sent(self._sampling, model_of(self._setup).capabilities.sampling)
+        sampling = msgspec.structs.replace(own, max_tokens=plan.max_tokens, stop=plan.stop)
+        follow = plan.parts if len(plan.parts) > 1 else ()
+        call = self._call(here, 0, follow=follow, first=first)._replace(part=AHEAD_PART)
+        cut = Cutter(self._sampling)
+        one = Completion(self._setup, self._node, sampling, self._timeout, call, cut, **here.request)
+        await complete(stream, [one], self._shown if self._live else _ignore)
+        tokens, ended = one.used.completion_tokens, one.finish.reason == "stop"
+        if not ended and cut.stop is None and tokens == first:  # as it would have ended alone
+            taken = Taken(one.text, one.finish, tokens, 0)
+        else:
+            ended_by = plan.stop if ended else None
+            stream.ahead = Ahead(here.before, here.text, cut.text, ended_by=ended_by, tokens=tokens)
+            stream.count(Usage(wasted_tokens=stream.ahead.wasted))
+            found = self._take(here)
+            if found is None:
+                stream.ahead = None
+                return False
+            taken = found
+        self._emit(taken.text[len(self._handed) :])
+        self._end(taken, one.meta)
+        return True
+
+    def _shown(self, piece: str) -> None:
+        """Hand out what is written. What has been handed out cannot be taken back: another answer has to begin with it."""
+        self._again += piece
+        if not (self._again.startswith(self._handed) or self._handed.startswith(self._again)):
+            raise BrokenAnswer("the text was asked for again, and is not the one that was shown already")
+        new = self._again[len(self._handed) :]
+        self._handed += new
+        self._emit(new)
 
     async def _ask(self, here: Context) -> None:
         """Ask for this gen alone."""
-        stream, node, sampling = self._stream, self._node, self._sampling
+        node, sampling, self._again = self._node, self._sampling, ""
+        taken = model_of(self._setup).capabilities.sampling
         asks = [
             Completion(
                 self._setup,
                 node,
-                nth(sampling, part),
+                sent(nth(sampling, part), taken),
                 self._timeout,
                 self._call(here, part),
                 Cutter(sampling),
@@ -203,9 +225,9 @@ class _Gen:
             )
             for part in range(node.count)
         ]
-        await complete(stream, asks, self._emit)
-        stream.gens += 1
-        define(stream, node, asks)
+        await complete(self._stream, asks, self._shown)
+        self._stream.gens += 1
+        define(self._stream, node, asks)
 
     def _call(self, here: Context, part: int, **fields: Any) -> Call:
         basis = (here.request.get("text", here.request.get("messages")), nth(self._sampling, part))
@@ -262,7 +284,6 @@ def _meta_of(taken: Taken, sampling: SamplingOptions) -> dict[str, Any]:
         "prompt_tokens": 0,
         "cached_tokens": 0,
         "completion_tokens": taken.tokens,
-        "finish_reason": {"type": taken.finish.reason, "matched": taken.finish.matched},
         "seed": sampling.seed,
         "speculated": True,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
 from typing import Any, Final
@@ -11,13 +12,13 @@ import msgspec
 
 from sgl_actors.actors.cache.messages import DEFAULT
 from sgl_actors.actors.programs import whole_turn
-from sgl_actors.actors.programs.interpreter import ask, check_media, usage_of
+from sgl_actors.actors.programs.interpreter import ask, usage_of
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
 from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions, Tokenize
 from sgl_actors.errors import BrokenAnswer
 from sgl_actors.lang.arguments import check_choices, check_method
-from sgl_actors.lang.backends.asked import LOGIT_BIAS, LOGPROBS, SCHEMA, check_select
+from sgl_actors.lang.backends.asked import LOGIT_BIAS, LOGPROBS, SCHEMA, check_media, check_select
 from sgl_actors.lang.backends.capabilities import TEXT
 from sgl_actors.lang.choices import Scored, decide, scored_from, unconditional_likelihood_normalized
 from sgl_actors.lang.constraints.constraint import CHOICE, Constraint
@@ -45,7 +46,8 @@ async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> 
     model = setup.client.api
     assert model is not None
     by = _way(node, model)
-    check_media(stream.prompt, setup)
+    media = [one for _, _, one in stream.prompt.media]
+    check_media(f"select({node.name!r})", media, model.capabilities, model.title)
     if by in (SCHEMA, TEMPLATE) and model.capabilities.continuation != TEXT:
         choice, used = await whole_turn.choose(stream, node, setup, timeout)
         meta = _chosen(node, choice, used)
@@ -84,15 +86,19 @@ async def _scored(
 ) -> tuple[str, dict[str, Any]]:
     """By log probabilities of the choices after the prompt; which texts belong together is told by their tokens' texts."""
     wholes = [prompt + choice for choice in node.choices]
-    texts = [*wholes, prompt] if prompt else wholes
-    rows = await _scores(stream, node, setup, timeout, texts, 0)
+    rows = await _scores(stream, node, setup, timeout, wholes, 0)
+    if all(len(prompt) in accumulate(map(len, row.tokens), initial=0) for row in rows):
+        border = next(list(_border(row.tokens, len(prompt))) for row in rows)
+    else:  # a choice has changed the prompt's last tokens: which are its own, it says itself
+        rows += await _scores(stream, node, setup, timeout, [prompt], len(wholes))
+        border = list(rows[-1].tokens)
     known: dict[str, int] = {}
-    ids = [[known.setdefault(text, len(known)) for text in row.tokens] for row in rows]
-    start = scored_from(ids[len(wholes)] if prompt else [], ids[: len(wholes)])
+    ids = [[known.setdefault(text, len(known)) for text in row.tokens] for row in rows[: len(wholes)]]
+    start = scored_from([known.get(text, -1) for text in border], ids)
     bare: list[Chunk] = []
     if node.method == unconditional_likelihood_normalized:
         starts = ["".join(row.tokens[start:]) for row in rows[: len(wholes)]]
-        bare = await _scores(stream, node, setup, timeout, starts, len(texts))
+        bare = await _scores(stream, node, setup, timeout, starts, len(wholes) + 1)
     values = [_values(row)[start:] for row in rows[: len(wholes)]]
     unconditional = [_values(row) for row in bare] or [()] * len(wholes)
     if any(len(one) != len(two) for one, two in zip(values, unconditional, strict=True) if bare):
@@ -117,6 +123,14 @@ async def _scored(
         "finish_reason": {"type": "stop", "matched": None},
     }
     return node.choices[decision.index], meta
+
+
+def _border(tokens: list[str], length: int) -> Iterator[str]:
+    """The tokens of the first `length` characters."""
+    for token, end in zip(tokens, accumulate(map(len, tokens)), strict=True):
+        if end > length:
+            return
+        yield token
 
 
 async def _scores(

@@ -27,7 +27,7 @@ from sgl_actors.lang.ir import ConstantText, Gen, ScopeBegin, ScopeEnd, Select, 
 from sgl_actors.lang.results import Usage
 from sgl_actors.lang.sampling import resolve
 from sgl_actors.lang.speculation import alike
-from sgl_actors.lang.stops import Cutter
+from sgl_actors.lang.stops import Cutter, sent
 from sgl_actors.lang.typed import InvalidValue
 
 TRIES: Final = 3
@@ -157,6 +157,7 @@ class _Turn:
                 for part in range(node.count)
             ]
             await complete(stream, asks, emit if live else _ignore)
+            self._check_written(asks[0], sampling)
             texts = [_canonical(one.text, node.constraint) for one in asks]
             wrong = [
                 text for text, one in zip(texts, asks, strict=True) if not _fits(text, one, node.constraint)
@@ -175,6 +176,13 @@ class _Turn:
         if node.count > 1:
             meta["completions"] = [one.meta for one in asks]
         define_as(stream, node, texts, meta)
+
+    def _check_written(self, one: Completion, sampling: SamplingOptions) -> None:
+        """Raise if a model that thinks first had no tokens left for its answer."""
+        if one.finish.reason == "length" and not one.text and one.used.completion_tokens:
+            raise Unsupported(
+                f"{self._title} used up max_tokens={sampling.max_tokens} before it wrote anything: its hidden reasoning counts; give it more"
+            )
 
     async def fill(
         self, parts: list[str | Blank], sampling: SamplingOptions, first: int
@@ -212,7 +220,7 @@ class _Turn:
                     ChatMessage("user", form.feedback(why)),
                 ]
         raise SpeculationMiss(
-            f"{self._title} did not keep to the turn {form.sketch!r} in {TRIES} tries: {why}; make it simpler, or several turns"
+            f"{self._title} did not keep to the turn {form.sketch!r:.200} in {TRIES} tries: {why}; make it simpler, or several turns"
         )
 
     def _completion(
@@ -231,7 +239,7 @@ class _Turn:
             basis=(self._messages, own),
             completions=node.count if part < FORM_PART else 1,
         )
-        cut = Cutter(how)
+        cut, how = Cutter(how), sent(how, self._capabilities.sampling)
         return Completion(self._setup, node, how, self._timeout, call, cut, messages=messages)
 
 

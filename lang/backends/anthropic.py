@@ -30,6 +30,7 @@ from sgl_actors.lang.backends.vendor_errors import failure, timed
 from sgl_actors.lang.backends.vendor_help import (
     as_base64,
     calls,
+    cause_of,
     functions,
     load_sdk,
     overridden,
@@ -145,7 +146,8 @@ class Anthropic:
         try:
             async with aclosing(self._events(body, timeout)) as events:
                 async for event in events:
-                    if piece := answer.feed(event):
+                    piece = answer.feed(event)
+                    if ask.stream and piece:
                         yield Text(piece)
             end = answer.end()
         except (
@@ -155,7 +157,7 @@ class Anthropic:
             ValueError,
             TimeoutError,
         ) as error:
-            raise self._failure(error, ask, timeout) from error
+            raise self._failure(error, ask, timeout) from cause_of(error, self.settings.key)
         if ask.stream and (rest := answer.writing.rest(end.completions[0])):
             yield Text(rest)
         yield end

@@ -69,7 +69,7 @@ class Answer:
 
     def __init__(self, ask: Ask, lead: str, title: str) -> None:
         self.writing = Writing(ask, lead)
-        self._title, self._model, self._over = title, "", False
+        self._title, self._model, self._over, self._thought = title, "", False, False
         self._stop: Block | Message = Block()
         self._usage: dict[str, int] = {}
         self._calls: dict[int, tuple[str, list[str]]] = {}
@@ -100,6 +100,7 @@ class Answer:
         Raises:
             BrokenAnswer: it broke off.
             Refused: so the model did.
+            InvalidRequest: see `Writing.completion`.
         """
         reason, details = self._stop.stop_reason, self._stop.stop_details
         if not self._over or reason is None:
@@ -118,9 +119,11 @@ class Answer:
         cached = used.get("cache_read_input_tokens", 0)
         prompt = used.get("input_tokens", 0) + cached + used.get("cache_creation_input_tokens", 0)
         tokens = Tokens(prompt, cached, used.get("output_tokens", 0))
-        return End((self.writing.completion(self._title, finish),), tokens, model=self._model)
+        whole = self.writing.completion(self._title, finish, thought=self._thought)
+        return End((whole,), tokens, model=self._model)
 
     def _begin(self, index: int, block: Block) -> str:
+        self._thought = self._thought or "thinking" in block.type
         if block.type == "tool_use":
             self._calls[index] = (block.name, [json.dumps(block.input)] if block.input else [])
         return self.writing.add(block.text) if block.text else ""

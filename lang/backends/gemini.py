@@ -1,4 +1,4 @@
-"""Google's Gemini models, over its own SDK (`/v1beta/models/M:generateContent`; Vertex AI is another API)."""
+"""Google's Gemini models, over its own SDK (`/v1/models/M:generateContent`; Vertex AI is another API)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import base64
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, Final
 
 import httpx2
@@ -29,6 +30,7 @@ from sgl_actors.lang.backends.vendor import Ask, Event, Settings, Text
 from sgl_actors.lang.backends.vendor_errors import failure, timed
 from sgl_actors.lang.backends.vendor_help import (
     calls,
+    cause_of,
     functions,
     load_sdk,
     overridden,
@@ -54,6 +56,10 @@ _TOO_LONG: Final = re.compile(
 _BAD_KEY: Final = re.compile(r"API[_ ]key (not valid|expired|not found)|API_KEY_INVALID", re.IGNORECASE)
 _NO_ROOM: Final = re.compile(r"overloaded|high demand|capacity", re.IGNORECASE)
 _UNPAID: Final = re.compile(r"per ?day|credits? (are|is) depleted|limit: 0\b", re.IGNORECASE)
+
+
+_OPENED: ContextVar[list[httpx2.Response]] = ContextVar("opened")
+"""Where responses are noted, for the SDK leaves one that is not read to its end to the garbage collector."""
 
 
 def capabilities_of(model: str) -> Capabilities:
@@ -108,9 +114,14 @@ class Gemini:
             )
         sdk = await load_sdk("google.genai", "gemini", self.title)
         self._errors, self._types = sdk.errors, sdk.types
-        self._http = httpx2.AsyncClient(limits=httpx2.Limits(max_connections=None), follow_redirects=True)
+        self._http = httpx2.AsyncClient(
+            limits=httpx2.Limits(max_connections=None),
+            follow_redirects=True,
+            event_hooks={"response": [_note]},
+        )
         options = {
             "base_url": told.base_url or None,
+            "api_version": told.api_version or None,
             "headers": told.headers,
             "retry_options": {"attempts": 1},
             "httpx_async_client": self._http,
@@ -151,7 +162,7 @@ class Gemini:
                         yield Text(piece, answer.used)
             end = answer.end()
         except (self._errors.APIError, httpx2.HTTPError, ValueError, TimeoutError) as error:
-            raise self._failure(error, ask, timeout) from error
+            raise self._failure(error, ask, timeout) from cause_of(error, self.settings.key)
         if ask.stream and (rest := answer.writings[0].rest(end.completions[0])):
             yield Text(rest, answer.used)
         yield end
@@ -160,16 +171,21 @@ class Gemini:
         """Parts of the answer, or all of it."""
         deadline = asyncio.get_running_loop().time() + timeout
         models = self._client.aio.models
-        if not stream:
-            async with asyncio.timeout_at(deadline):
-                whole = await models.generate_content(**request)
-            yield whole
-            return
-        async with asyncio.timeout_at(deadline):
-            reply = await models.generate_content_stream(**request)
-        async with aclosing(reply), aclosing(timed(reply, deadline)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        opened: list[httpx2.Response] = []
+        _OPENED.set(opened)
+        try:
+            if stream:
+                reply = await models.generate_content_stream(**request)
+                async with aclosing(reply), aclosing(timed(reply, deadline)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            else:
+                async with asyncio.timeout_at(deadline):
+                    whole = await models.generate_content(**request)
+                yield whole
+        finally:
+            for response in opened:
+                await response.aclose()
 
     def _request(self, ask: Ask, timeout: float) -> dict[str, Any]:
         if ask.sampling.constraint is not None and ask.continue_final:
@@ -196,7 +212,7 @@ class Gemini:
 
     def _config(self, ask: Ask) -> dict[str, Any]:
         sampling = ask.sampling
-        config = {
+        config: dict[str, Any] = {
             "max_output_tokens": sampling.max_tokens,
             "stop_sequences": stops_of(ask, self.capabilities.stops) or None,
             "seed": None if sampling.seed is None or not self.capabilities.seed else sampling.seed & MAX_SEED,
@@ -301,6 +317,10 @@ class Gemini:
         return failure(
             status, words, self.title, max(delays, default=0.0) or seconds_of(headers.get("retry-after"))
         )
+
+
+async def _note(response: httpx2.Response) -> None:
+    _OPENED.get([]).append(response)
 
 
 def _sampling(sampling: SamplingOptions) -> dict[str, Any]:

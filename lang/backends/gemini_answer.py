@@ -38,7 +38,7 @@ class Answer:
     def __init__(self, ask: Ask, title: str) -> None:
         self.writings = [Writing(ask) for _ in range(ask.count)]
         self.used: Tokens | None = None
-        self._title, self._model = title, ""
+        self._title, self._model, self._thought = title, "", False
         self._finishes: list[tuple[str, str]] = [("", "")] * ask.count
         self._logprobs: list[list[tuple[TokenLogprob, str]]] = [[] for _ in range(ask.count)]
 
@@ -67,6 +67,7 @@ class Answer:
             BrokenAnswer: it broke off, or the model failed.
             ContentFiltered: it was not let through.
             Forbidden: the account may not ask.
+            InvalidRequest: see `Writing.completion`.
         """
         completions = tuple(map(self._completion, range(len(self.writings))))
         return End(completions, self.used or Tokens(), model=self._model)
@@ -106,6 +107,7 @@ class Answer:
             Finish(FINISHES[name]),
             tuple(one for one, _ in listed),
             tuple(text for _, text in listed),
+            thought=self._thought,
         )
 
     def _use(self, usage: Any) -> None:
@@ -113,6 +115,7 @@ class Answer:
         if usage is not None:
             output = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
             prompt = (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0)
+            self._thought = bool(usage.thoughts_token_count)
             self.used = Tokens(prompt, usage.cached_content_token_count or 0, output)
 
 

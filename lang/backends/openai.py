@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx2
 import msgspec
 
+from sgl_actors.actors.tokenizer.messages import SamplingOptions
 from sgl_actors.errors import (
     BrokenAnswer,
     ConfigError,
@@ -78,7 +79,12 @@ class OpenAI:
         """
         told = self.settings
         self._check()
-        overridden(Capabilities(), told.capabilities, self.title)
+        given = overridden(Capabilities(), told.capabilities, self.title)
+        if unknown := set(given.sampling) - set(SamplingOptions.__struct_fields__):
+            raise ConfigError(
+                f"{self.title}: capabilities: no sampling argument is called {', '.join(sorted(unknown))}",
+                param="capabilities",
+            )
         self._sdk = await load_sdk("openai", "openai", self.title)
         if told.azure_endpoint:
             self._client = self._sdk.AsyncAzureOpenAI(
@@ -92,8 +98,11 @@ class OpenAI:
             self._client = self._sdk.AsyncOpenAI(
                 base_url=self._base, api_key=told.key or "none", default_headers=told.headers, max_retries=0
             )
-        found = await self._find()
-        self.dialect, self._context = found
+        try:
+            self.dialect, self._context = await self._find()
+        except BaseException:
+            await self.close()
+            raise
         known = capabilities_of(told.api, self.dialect, told.model)
         self.capabilities = overridden(known, told.capabilities, self.title)
 
@@ -113,8 +122,8 @@ class OpenAI:
         body = request_body(ask, self.settings, self.dialect, self.capabilities)
         begun = False
         try:
-            if ask.sampling.max_tokens is None and ask.text is not None and self._context:
-                body["max_tokens"] = max(self._context - len(await self.token_ids(ask.text)), 1)
+            if ask.sampling.max_tokens is None and ask.text is not None:
+                body |= await self._room(ask.text)
             async with aclosing(self._parts(body, ask, deadline, timeout)) as parts:
                 async for part in parts:
                     begun = True
@@ -123,7 +132,7 @@ class OpenAI:
                     piece = answer.feed(part)
                     if ask.stream and piece is not None:
                         yield piece
-        except (self._sdk.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
+        except (self._sdk.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError, RecursionError) as error:
             raise self._failure(error, ask, timeout, begun=begun) from None
         end = answer.end()
         if ask.stream and (rest := answer.rest(end)):
@@ -155,9 +164,23 @@ class OpenAI:
 
     def _check(self) -> None:
         told = self.settings
+        if told.api not in PATHS:
+            raise ConfigError(
+                f"{self.title}: api is one of {', '.join(PATHS)}, not {told.api!r}", param="api"
+            )
         if told.dialect and told.dialect not in DIALECTS:
             raise ConfigError(
                 f"{self.title}: dialect {told.dialect!r} is none of {', '.join(DIALECTS)}", param="dialect"
+            )
+        try:
+            url = httpx2.URL(self._base)
+        except httpx2.InvalidURL as error:
+            raise ConfigError(
+                f"{self.title}: {self._base!r} is no address: {error}", param="base_url"
+            ) from None
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise ConfigError(
+                f"{self.title}: {self._base!r} is no http:// or https:// address", param="base_url"
             )
         if told.azure_endpoint and not told.api_version:
             raise ConfigError(
@@ -166,6 +189,11 @@ class OpenAI:
         if not told.key and (told.azure_endpoint or OFFICIAL.match(self._base)):
             raise ConfigError(
                 f'{self.title}: there is no key: set OPENAI_API_KEY, or say key="env:NAME"', param="key"
+            )
+        if not told.key.isascii() or not told.key.isprintable() or " " in told.key:
+            raise ConfigError(
+                f"{self.title}: the key has characters that no key has, as a blank or the end of a line",
+                param="key",
             )
 
     async def _find(self) -> Found:
@@ -178,6 +206,12 @@ class OpenAI:
         found = found_in(await self._known("/models"), told.model)
         return Found(told.dialect or found.dialect, found.context)
 
+    async def _room(self, prompt: str) -> dict[str, int]:
+        """The limit that stands for none: completions without one are short, whatever room the context leaves. Nothing if nobody knows it."""
+        if not self._context or not self.capabilities.tokenizer:
+            return {}
+        return {"max_tokens": max(self._context - len(await self.token_ids(prompt)), 1)}
+
     @property
     def _root(self) -> str:
         return self._base.removesuffix("/v1")
@@ -189,7 +223,7 @@ class OpenAI:
         try:
             async with asyncio.timeout(LOOK_UP_TIMEOUT):
                 return await getattr(self._client, method)(url, cast_to=object, **more)
-        except (self._sdk.OpenAIError, TimeoutError, ValueError) as error:
+        except (self._sdk.OpenAIError, TimeoutError, ValueError, RecursionError) as error:
             raise self._failure(error, Ask(), LOOK_UP_TIMEOUT, begun=False) from None
 
     async def _known(self, path: str) -> Any:

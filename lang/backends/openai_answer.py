@@ -175,7 +175,7 @@ class Answer:
         finish = Finish("length") if length else Finish("stop", choice.matched)
         known = self._usage.prompt if self._ask.score and self._usage else 0
         tokens, values = choice.tokens[known:], choice.values[known:]
-        if not self._ask.logprobs:
+        if not self._ask.logprobs or self._ask.tools or self._wrapped:
             tokens, values = [], []
         return Completion(text, finish, tuple(TokenLogprob(-1, value) for value in values), tuple(tokens))
 

@@ -39,7 +39,7 @@ def strict(schema: dict[str, Any]) -> Strict:
         >>> strict({"type": "integer"}).wrapped
         True
     """
-    definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    definitions: dict[str, Any] = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     root = {name: value for name, value in schema.items() if name not in definitions}
     if set(root) <= {"$ref", *_UNSAID} and "$ref" in root:
         root = _resolved(root["$ref"], definitions)

@@ -78,6 +78,11 @@ def said(words: object, key: str) -> str:
     return text if len(text) <= MAX_SAID else f"{text[:MAX_SAID]}…"
 
 
+def cause_of(error: Exception, key: str) -> Exception | None:
+    """What an error is raised from: the SDK's own, unless that tells the key."""
+    return None if key and key in str(error) else error
+
+
 def seconds_of(text: object) -> float:
     """Seconds of a ``Retry-After`` header, or of a duration as "12.5s"; 0 for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*s?\s*", text) if isinstance(text, str) else None
@@ -159,8 +164,8 @@ def calls(message: ChatMessage) -> list[Called]:
         raise InvalidRequest(f"tool_calls are no list of calls: {error!r}", param="messages") from error
 
 
-def _arguments(given: object) -> dict[str, Any]:
-    return dict(json.loads(given) if isinstance(given, str) else given)  # type: ignore[call-overload]
+def _arguments(given: Any) -> dict[str, Any]:
+    return dict(json.loads(given) if isinstance(given, str) else given)
 
 
 def tool_text(made: Iterable[tuple[str, object]]) -> str:

@@ -6,7 +6,7 @@ import json
 
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.worker.messages import TokenLogprob
-from sgl_actors.errors import BrokenAnswer
+from sgl_actors.errors import BrokenAnswer, InvalidRequest
 from sgl_actors.lang.backends.vendor import Ask, Completion
 from sgl_actors.lang.backends.vendor_help import tool_text, unwrapped, wraps
 
@@ -57,14 +57,22 @@ class Writing:
         finish: Finish,
         logprobs: tuple[TokenLogprob, ...] = (),
         tokens: tuple[str, ...] = (),
+        *,
+        thought: bool = False,
     ) -> Completion:
-        """The answer, whole.
+        """The answer, whole; `thought`: the model thought before it, within `max_tokens`.
 
         Raises:
+            InvalidRequest: `max_tokens` was too little for more than thoughts.
             BrokenAnswer: it ended of itself, and is no JSON where it had to be, or no call of a function. Whether JSON keeps its schema is whoever asked to see.
         """
         if finish.reason == "stop":
             self._check(title)
+        elif thought and not (self.raw or self.called):
+            raise InvalidRequest(
+                f"{title}: all of max_tokens went into the model's thoughts; give it more, or limit them by `extra`",
+                param="max_tokens",
+            )
         if self._tools:
             text = tool_text(self.called)
             text = text if finish.reason == "stop" else text[:-1]  # cut off, so that nobody takes it for all

@@ -6,11 +6,15 @@ import functools
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import uvicorn
 
+from sgl_actors.lang.backends.openai import OpenAI
+from sgl_actors.lang.backends.vendor import Settings
+from tests.api.openai_calls import KEY, Open
 from tests.api.stub import Stub, build_app
 
 
@@ -36,6 +40,23 @@ def stub(stub_server: Stub) -> Stub:
     """The stub, as new."""
     stub_server.reset()
     return stub_server
+
+
+@pytest.fixture
+async def connect(stub: Stub) -> AsyncIterator[Open]:
+    """Opens the OpenAI backend on the stub, and closes it."""
+    opened: list[OpenAI] = []
+
+    async def make(model: str = "gpt-4o", **settings: Any) -> OpenAI:
+        told = {"base_url": f"{stub.url}/v1", "key": KEY, "dialect": "openai"} | settings
+        vendor = OpenAI(Settings(model, **told))
+        opened.append(vendor)
+        await vendor.open()
+        return vendor
+
+    yield make
+    for vendor in opened:
+        await vendor.close()
 
 
 @functools.cache

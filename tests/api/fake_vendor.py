@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
-
-import msgspec
+from typing import Any, ClassVar
 
 from sgl_actors.actors.api.actor import ApiActor
 from sgl_actors.actors.programs.api_backend import ApiBackend
@@ -31,7 +29,10 @@ class FakeVendor:
     Attributes:
         asked: requests.
         running, most: of them at a time.
-        closed: how many ended before they were answered.
+        left: how many answers nobody read to their end; `on_left` is called then.
+        opened, closed: how often it was.
+        refuses: what opening it raises.
+        chat: its template.
     """
 
     def __init__(self, answers: Sequence[Any] | Callable[[Ask], Any] = (), **capabilities: Any) -> None:
@@ -43,6 +44,7 @@ class FakeVendor:
         self.timeouts: list[float] = []
         self.running = self.most = self.left = self.opened = self.closed = 0
         self.refuses: list[SglActorsError] = []
+        self.on_left: Callable[[], None] = lambda: None
         self.chat: tuple[str, Mapping[str, str]] = ("", {})
 
     async def open(self) -> None:
@@ -72,6 +74,8 @@ class FakeVendor:
         finally:
             self.running -= 1
             self.left += not ended
+            if not ended:
+                self.on_left()
 
     async def template(self) -> tuple[str, Mapping[str, str]]:
         return self.chat
@@ -84,9 +88,10 @@ class FakeVendor:
 
 
 class FakeApiActor(ApiActor):
-    """Asks the vendor that is `chosen`."""
+    """Asks the vendor that is `chosen`, and never waits between tries."""
 
-    chosen: FakeVendor
+    chosen: ClassVar[FakeVendor]
+    chance = staticmethod(lambda: 0.0)
 
     def make_vendor(self, settings: Settings) -> Vendor:
         self.chosen.settings = settings
@@ -115,6 +120,3 @@ def replaced(error: SglActorsError, retry_after: float) -> SglActorsError:
     """The error with what the provider wishes."""
     error.retry_after = retry_after  # type: ignore[attr-defined]
     return error
-
-
-__all__ = ["Fake", "FakeApiActor", "FakeVendor", "end", "msgspec", "replaced"]

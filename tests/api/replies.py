@@ -26,7 +26,8 @@ class Reply:
         prompt, cached, output: tokens; -1 counts them.
         logprobs: by token; others have -0.5.
         breaks: how it goes wrong after `after` events (an answer that is no stream: in its middle). HANG: nothing more comes. CUT: the body ends in the
-            middle of an event. ENDED: it ends between two events. DROPPED: the connection breaks. MALFORMED: an event is no JSON. ERROR: an event is an error.
+            middle of an event. ENDED: it ends between two events. DROPPED: the connection breaks. MALFORMED: an event is no JSON. ERROR: an event is an error
+            (an answer that is no stream: with `after` 0 all of it is one).
     """
 
     texts: tuple[str, ...] = ("Paris",)

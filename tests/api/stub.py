@@ -145,16 +145,15 @@ def build_app(stub: Stub) -> Starlette:
                     return _Told(stub, [], None, media_type="")
                 return JSONResponse(protocol.error(answer), answer.status, answer.headers)
             written = write(asked, answer)
-            bad = protocol.event(
-                protocol.error(Fault(message="the model went away", code="overloaded_error"))
-            )
+            gone = protocol.error(Fault(message="the model went away", code="overloaded_error"))
             if asked.stream:
                 events = list(protocol.events(asked, written))
-                return _Told(stub, events, answer, media_type="text/event-stream", bad=bad)
+                return _Told(stub, events, answer, media_type="text/event-stream", bad=protocol.event(gone))
             body = json.dumps(protocol.whole(asked, written)).encode()
             step = max(len(body) // (answer.after + 1), 1)
             pieces = [body[at : at + step] for at in range(0, len(body), step)]
-            return _Told(stub, pieces, answer, media_type="application/json", bad=b"oh no")
+            bad = b"oh no" if answer.after else json.dumps(gone).encode()
+            return _Told(stub, pieces, answer, media_type="application/json", bad=bad)
 
         return endpoint
 
@@ -190,6 +189,6 @@ def build_app(stub: Stub) -> Starlette:
             Route("/props", template),
             Route("/tokenize", tokenize, methods=["POST"]),
             Route("/v1/messages", anthropic, methods=["POST"]),
-            Route("/v1beta/models/{name}", gemini, methods=["POST"]),
+            Route("/v1/models/{name}", gemini, methods=["POST"]),
         ]
     )

@@ -9,7 +9,7 @@ from tests.api.replies import Asked, Fault, Protocol, Written, usage_of
 
 
 class GeminiProtocol(Protocol):
-    """`/v1beta/models/M:generateContent` and `:streamGenerateContent?alt=sse`."""
+    """`/v1/models/M:generateContent` and `:streamGenerateContent?alt=sse`; a reply's `refusal` is why the prompt is blocked."""
 
     def read(self, asked: Asked) -> Asked:
         config = asked.body.get("generationConfig") or {}
@@ -27,28 +27,48 @@ class GeminiProtocol(Protocol):
         )
 
     def whole(self, asked: Asked, written: list[Written]) -> dict[str, Any]:
-        return self._body(asked, [self._candidate(index, one) for index, one in enumerate(written)], written)
+        return self._body(
+            asked, [self._candidate(asked, index, one) for index, one in enumerate(written)], written
+        )
 
     def events(self, asked: Asked, written: list[Written]) -> Iterator[bytes]:
         for index, one in enumerate(written):
             for token in [] if one.tools else one.tokens:
                 piece = {"index": index, "content": {"role": "model", "parts": [{"text": token}]}}
                 yield self.event(self._body(asked, [piece], written))
-            last = self._candidate(index, one)
+            last = self._candidate(asked, index, one)
             if not one.tools:
                 last["content"] = {"role": "model", "parts": [{"text": ""}]}
             yield self.event(self._body(asked, [last], written))
 
     def error(self, fault: Fault) -> dict[str, Any]:
-        return {
-            "error": {"code": fault.status or 503, "message": fault.message, "status": fault.code or "ERROR"}
-        }
+        """A header `retry-delay` of the fault is told in its details, as this API does."""
+        retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo"}
+        delay = fault.headers.get("retry-delay")
+        details = [retry | {"retryDelay": f"{delay}s"}] if delay else []
+        told = {"code": fault.status or 503, "message": fault.message, "status": fault.code or "ERROR"}
+        return {"error": told | {"details": details}}
 
-    def _candidate(self, index: int, one: Written) -> dict[str, Any]:
-        parts = [{"functionCall": {"name": name, "args": arguments}} for name, arguments in one.tools]
+    def _candidate(self, asked: Asked, index: int, one: Written) -> dict[str, Any]:
+        parts: list[dict[str, Any]] = [
+            {"functionCall": {"name": name, "args": arguments}} for name, arguments in one.tools
+        ]
         reason = one.reply.finish or {"stop": "STOP", "length": "MAX_TOKENS"}[one.finish]
-        candidate = {"index": index, "content": {"role": "model", "parts": parts or [{"text": one.text}]}}
+        candidate: dict[str, Any] = {
+            "index": index,
+            "content": {"role": "model", "parts": parts or [{"text": one.text}]},
+        }
+        if asked.body.get("generationConfig", {}).get("responseLogprobs"):
+            candidate["logprobsResult"] = self._logprobs(one)
         return candidate | {"finishReason": reason}
+
+    def _logprobs(self, one: Written) -> dict[str, Any]:
+        known = one.reply.logprobs
+        chosen = [
+            {"token": token, "tokenId": 7, "logProbability": known.get(token, -0.5)} for token in one.tokens
+        ]
+        other = {"token": "?", "tokenId": 8, "logProbability": -3.0}
+        return {"chosenCandidates": chosen, "topCandidates": [{"candidates": [one, other]} for one in chosen]}
 
     def _body(self, asked: Asked, candidates: list[dict[str, Any]], written: list[Written]) -> dict[str, Any]:
         prompt, cached, output = usage_of(asked, written)
@@ -57,6 +77,9 @@ class GeminiProtocol(Protocol):
             "candidatesTokenCount": output,
             "cachedContentTokenCount": cached,
         }
+        refusal = written[0].reply.refusal
+        if refusal:
+            return {"promptFeedback": {"blockReason": refusal}, "usageMetadata": usage}
         return {
             "candidates": candidates,
             "usageMetadata": usage,

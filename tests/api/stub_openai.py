@@ -37,16 +37,14 @@ class OpenAIProtocol(Protocol):
         options = asked.body.get("stream_options") or {}
         for index, one in enumerate(written):
             for count, delta in enumerate(self._deltas(asked, one), 1):
-                chunk = self._shell(
-                    asked, [{"index": index, "finish_reason": None, "logprobs": None} | delta]
-                )
+                choice: dict[str, Any] = {"index": index, "finish_reason": None, "logprobs": None}
+                chunk = self._shell(asked, [choice | delta])
                 if options.get("continuous_usage_stats"):
                     chunk["usage"] = self._usage(asked, written) | {"completion_tokens": count}
                 yield self.event(chunk)
             end: dict[str, Any] = {"index": index, "finish_reason": self._finish(one)}
-            yield self.event(
-                self._shell(asked, [end | ({"text": ""} if "prompt" in asked.body else {"delta": {}})])
-            )
+            nothing: dict[str, Any] = {"text": ""} if "prompt" in asked.body else {"delta": {}}
+            yield self.event(self._shell(asked, [end | nothing]))
         if options.get("include_usage"):
             yield self.event(self._shell(asked, []) | {"usage": self._usage(asked, written)})
         yield b"data: [DONE]\n\n"
@@ -63,7 +61,7 @@ class OpenAIProtocol(Protocol):
         return {"id": "one", "object": kind, "created": 1, "model": model, "choices": choices}
 
     def _chat_choice(self, asked: Asked, index: int, one: Written) -> dict[str, Any]:
-        content = [
+        content: list[dict[str, Any]] = [
             {"token": text, "logprob": value, "bytes": None, "top_logprobs": []} for text, value in _told(one)
         ]
         message: dict[str, Any] = {

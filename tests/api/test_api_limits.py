@@ -171,12 +171,15 @@ def test_a_pause_is_for_all() -> None:
 
 def pauses(tries: Tries, error: SglActorsError, now: float = 0.0) -> list[float]:
     """Seconds before each next try, until there is none."""
-    found = []
-    try:
+    found: list[float] = []
+
+    def ask() -> None:
         while True:
             found.append(tries.again(error, now))
-    except SglActorsError as raised:
-        assert raised is error
+
+    with pytest.raises(type(error)) as raised:
+        ask()
+    assert raised.value is error
     return found
 
 

@@ -1,41 +1,45 @@
-"""The example programs on our own node as an API model, behind `/v1/completions`: what they print is what they print natively."""
+"""The example programs on our own node as an API model, behind `/v1/completions`, as `sgl-actors run --api` has them: they print what they print natively."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import os
-import runpy
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import sgl_actors as sgl
 from sgl_actors.actors.node.record import NodeRecord
+from sgl_actors.cli.programs import use_api
+from sgl_actors.lang.threaded.config import global_config
 from tests.examples.test_examples import FOLDER, NEEDS_DATA, RUNS, WITHOUT_MODEL
 
 pytestmark = pytest.mark.model
 
-QUICK = {"classify.py", "tools.py", "tree_of_thought.py"}
-ELSEWHERE = {"api.py", "durable.py"}
-"""The one that runs the others, and the one that starts a process which knows nothing of this one's backend."""
+QUICK = {"chat.py", "classify.py", "typed.py"}
+ELSEWHERE = {"durable.py"}
+"""It starts a process, which knows nothing of this one's default."""
 
 
 @pytest.fixture(autouse=True)
-def default() -> Iterator[None]:
-    """Examples set where programs run by default."""
+def default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Examples lie beside each other, and set where programs run."""
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(global_config, "default_backend", None)
     yield
     sgl.set_default_backend(None)
 
 
 def printed(name: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines an example prints, but for those about tokens: another backend counts others."""
-    ended = runpy.run_path(str(FOLDER / name))["main"](arguments)
+    """The lines an example prints, but for those about tokens, and the pieces that a text comes in: another backend has others."""
+    ended = import_module(Path(name).stem).main(arguments)
     if inspect.iscoroutine(ended):
         asyncio.run(ended)
-    sgl.set_default_backend(None)
-    out = capsys.readouterr().out
-    return [line for line in out.splitlines() if " prompt tokens" not in line and "Usage(" not in line]
+    told = [line for line in capsys.readouterr().out.splitlines() if " prompt tokens" not in line]
+    return [line.replace("|", "") for line in told if "Usage(" not in line]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,7 @@ def test_an_example_prints_the_same(name: str, node: NodeRecord, capsys: pytest.
         pytest.skip("needs $SGL_ACTORS_DATA")
     arguments, _ = RUNS[name]
     native = printed(name, [*arguments, "--url", node.url], capsys)
-    behind = printed("api.py", ["--url", f"{node.url}/v1", name, *arguments], capsys)
-    assert len(native) > 1
-    assert behind == native
+    sgl.set_default_backend(None)
+    use_api("openai-completions:default", f"{node.url}/v1")
+    assert printed(name, arguments, capsys) == native
+    assert native

@@ -19,11 +19,8 @@ HAS_SAMPLE = {"essay_judge.py", "json_decode.py", "multi_chain.py", "tree_of_tho
 WITHOUT_MODEL = {"unit_test.py"}
 EMBEDDED = {"classify.py"}
 """Runs on a node of its own, as programs do that are told nothing."""
-BEHIND_API = {"api.py"}
-"""Takes the address of an API."""
 LINES = 60
 RUNS = {
-    "api.py": (["typed.py"], r"age +\d+\n  way +'(plane|ferry)'\n.*currency +'(euros|crowns)'"),
     "chat.py": (
         ["--max-tokens", "12", "What is a bee?", "And a hive?"],
         r"> And a hive\?\n.*cached prompt tokens per turn: \[\d, [1-9]\d+\]",
@@ -100,8 +97,7 @@ def test_example(name: str, node: NodeRecord, tmp_path: Path, monkeypatch: pytes
     if name in NEEDS_DATA and not os.environ.get("SGL_ACTORS_DATA"):
         pytest.skip("needs $SGL_ACTORS_DATA")
     arguments, expected = RUNS[name]
-    url = f"{node.url}/v1" if name in BEHIND_API else node.url
-    done = run(name, *arguments, *([] if name in EMBEDDED else ["--url", url]))
+    done = run(name, *arguments, *([] if name in EMBEDDED else ["--url", node.url]))
     assert done.returncode == 0, done.stderr
     assert re.search(expected, done.stdout, re.DOTALL), done.stdout
     assert done.stderr == ""

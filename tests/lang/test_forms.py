@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
+from sgl_actors.lang.constraints import bytewise
 from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, LARK, REGEX, Constraint
 from sgl_actors.lang.constraints.regular import INTEGER, NUMBER, whole_numbers
 from sgl_actors.lang.forms import Blank, Form, Mismatch
@@ -173,6 +174,7 @@ def test_definitions_of_nested_schemas_move_to_the_root() -> None:
     bad = {"tree": {"kids": [{"kids": 3}]}, "one": True, "two": 3}
     check = jsonschema.Draft202012Validator(whole)
     check.check_schema(whole)
+    assert bytewise.accepts(Constraint(JSON_SCHEMA, json.dumps(whole)), json.dumps(good).encode())
     assert check.is_valid(good)
     assert check.is_valid({**good, "one": None, "tree": {"$ref": {"$ref": "#/$defs/A"}}})
     for key, value in bad.items():
@@ -186,7 +188,7 @@ def test_definitions_of_nested_schemas_move_to_the_root() -> None:
 def test_values_are_cut_at_their_stops_and_written_as_constrained_json() -> None:
     """Spelling of numbers stays, white space is that of constrained decoding, keys stand in the schema's order."""
     form = Form("", [Blank(0, "line", LINE), Blank(1, "pet", of_type(Pet)), Blank(2, "n", of_type(float)),
-                     Blank(3, "ok", of_type(bool)), Blank(4, "end", SamplingOptions(stop=("."), no_stop_trim=True))])  # fmt: skip
+                     Blank(3, "ok", of_type(bool)), Blank(4, "end", SamplingOptions(stop=(".",), no_stop_trim=True))])  # fmt: skip
     answer = (
         '```json\n{"line":"a \\"b\\" é\\nmore", "pet":{"weight":1.50,"friends":[{"name":"\\u00e9\\t","friends":[],"weight":null}],"name":"Bo"},'
         '"n":-0.10, "ok":true, "end":"so. on"}\n```\n'
@@ -238,7 +240,7 @@ def test_json_that_does_not_fill_the_form_is_refused(answer: str, why: str) -> N
     with pytest.raises(Mismatch) as raised:
         form.read(answer)
     assert why in raised.value.why
-    assert len(raised.value.why) < 700
+    assert len(raised.value.why.encode()) < 700
 
 
 # the turn's text
@@ -272,7 +274,7 @@ def test_a_turn_that_leaves_the_template_is_refused(answer: str, why: str) -> No
     with pytest.raises(Mismatch) as raised:
         NAMED.match(answer)
     assert why in raised.value.why
-    assert len(raised.value.why) < 400
+    assert len(raised.value.why.encode()) < 400
 
 
 OPEN = Blank(0, "a")
@@ -327,12 +329,13 @@ def test_a_blank_ends_where_there_is_no_other_way(
 
 def test_a_mismatch_says_which_end_is_unclear() -> None:
     """So that the model can write something else."""
-    for parts, answer, why in (
+    cases: list[tuple[list[str | Blank], str, str]] = [
         ([OPEN, ", ", ANY], "x, y, z", "it cannot be told where {a} ends"),
         ([OPEN, ANY], "xy", "nothing tells where {a} ends and {b} begins"),
         ([OPEN, " ", Blank(1, "c"), " ", ANY], " " * 1000, "too many ways"),
         ([Blank(0, "a", LINE), "\n", ANY], "```\nx\ny\n```", '{a} is "```" with what stands around'),
-    ):
+    ]
+    for parts, answer, why in cases:
         with pytest.raises(Mismatch) as raised:
             Form("", parts).match(answer)
         assert why in raised.value.why
@@ -388,7 +391,7 @@ def rendered(form: Form, values: dict[int, str]) -> str:
     return form.written + "".join(parts)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(filled_forms())
 def test_json_of_values_gives_those_values(case: tuple[Form, dict[int, str]]) -> None:
     """Whatever they hold, and it is what the schema allows."""
@@ -404,7 +407,7 @@ def test_json_of_values_gives_those_values(case: tuple[Form, dict[int, str]]) ->
     assert form.read(f" {json.dumps(found, indent=2, ensure_ascii=False)}\n") == values
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(filled_forms(), st.sampled_from(["{}", " {}\n", "```\n{}\n```"]))
 def test_a_filled_in_turn_gives_its_values_or_nothing(case: tuple[Form, dict[int, str]], around: str) -> None:
     """Never others; with something around it, never others than those with white space at the turn's ends."""
@@ -435,7 +438,7 @@ def ways(parts: list[str | Blank], answer: str) -> list[tuple[str, ...]]:
     return found
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.sampled_from(["a", "b,", ",", SamplingOptions(), SamplingOptions(stop=(",",)), ("a", "ab", "b,")]),

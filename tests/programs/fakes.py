@@ -16,7 +16,7 @@ from sgl_actors.actors.scheduler.messages import Finish, Flushed
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.errors import SglActorsError
-from sgl_actors.lang.protocols import Call
+from sgl_actors.lang.protocols import ApiModel, Call
 
 Answer = str | SglActorsError | list[str]
 TOKENS = re.compile(r"<\|\w+\|>|\s*\w+|\s*[^\w\s]|\s+")
@@ -54,7 +54,7 @@ class FakeClient:
         self.running = 0
         self.most = 0
         self.takes: frozenset[str] = frozenset()
-        self.api = None
+        self.api: ApiModel | None = None
         self.calls: list[Call] = []
         self.flushed = 0
         self._words: dict[int, str] = {}

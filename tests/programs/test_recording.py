@@ -25,9 +25,12 @@ from sgl_actors.lang.backends.capabilities import NONE, PREFILL, Capabilities
 from sgl_actors.lang.backends.mock import MockCall
 from sgl_actors.lang.backends.recording import VERSION, Header, NotRecorded, joined
 from sgl_actors.lang.backends.replaying import Answers
+from sgl_actors.lang.backends.vendor import Text
 from sgl_actors.lang.errors import BudgetExceeded, PrimitiveFailed
-from sgl_actors.lang.protocols import ApiModel, Call
-from tests.programs.fakes import Answer, FakeClient, backend_of
+from sgl_actors.lang.protocols import Call
+from tests.api.fake_vendor import Fake, FakeVendor, end
+from tests.programs.api_mock import ApiMockClient
+from tests.programs.fakes import FakeClient, backend_of
 
 
 @sgl.function
@@ -179,17 +182,25 @@ async def test_streams_stream_and_are_replayed_in_their_pieces_if_these_were_kep
 
 async def test_what_is_cancelled_is_not_recorded(path: Path) -> None:
     """Neither its text so far nor an error."""
-    client = FakeClient()
-    client.hold("is")
-    task = asyncio.ensure_future(capital.run("France", backend=record(path, backend_of(client))))
-    await client.asked(1)
+    begun = asyncio.Event()
+
+    class Slow(FakeClient):
+        async def generate(self, request: Generate, **_: Any) -> AsyncIterator[Chunk]:
+            try:
+                yield Chunk(0, [5], "half", prompt_tokens=3, completion_tokens=1)
+                begun.set()
+                await asyncio.Event().wait()
+            finally:
+                begun.clear()
+
+    task = asyncio.ensure_future(capital.run("France", backend=record(path, backend_of(Slow()))))
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     async with asyncio.timeout(10):
-        while client.running:
+        while begun.is_set():
             await asyncio.sleep(0)
-    assert client.cancelled == 1
     assert lines(path) == []
 
 
@@ -438,12 +449,37 @@ async def test_a_backend_that_was_closed_is_opened_again(path: Path) -> None:
 # -- API models -------------------------------------------------------------------------------------------
 
 
-class Api(FakeClient):
-    """An API model that learns from its first refusal that it does not go on with an assistant's turn."""
+@sgl.function
+async def card(s: sgl.ProgramState, name: str) -> None:
+    """Slots that are asked for at once, and completions of one request."""
+    s += (
+        f"Of {name}.\nName:"
+        + sgl.gen("name", stop="\n", max_tokens=8)
+        + "\nAge:"
+        + sgl.gen("age", stop="\n", max_tokens=8)
+    )
+    s += "\nJob:" + sgl.gen("job", n=2, temperature=0.5, max_tokens=8)
 
-    def __init__(self, answer: Callable[[str, Generate], Answer]) -> None:
-        super().__init__(answer)
-        self.api: ApiModel | None = ApiModel("stub m (chat)", Capabilities(continuation=PREFILL, tools=True))
+
+async def test_speculation_is_replayed(path: Path) -> None:
+    """With its waste, its retries and what it cost."""
+    answers = [
+        Overloaded("busy"), [Text(" Ada\n"), end(" Ada\nAge: 36\nJob: poet", output=6)], end(" poet", " earl"),
+    ]  # fmt: skip
+    vendor = FakeVendor(answers, count=8)
+    first = await card.run("Ada", backend=record(path, Fake(vendor, prices=sgl.Prices(1.0, 0.5, 2.0))))
+    again = await card.run("Ada", backend=replay(path))
+    assert len(vendor.asked) == 3
+    assert first.text() == again.text()
+    assert (again["age"], again["job"]) == (" 36", [" poet", " earl"])
+    assert first.usage == again.usage
+    assert again.usage.retries == 1
+    assert again.usage.wasted_tokens > 0
+    assert again.usage.cost > 0
+
+
+class Api(ApiMockClient):
+    """An API model that learns from its first refusal that it does not go on with an assistant's turn."""
 
     async def generate(
         self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None
@@ -471,7 +507,7 @@ class Api(FakeClient):
 
 async def test_what_an_api_model_can_do_is_replayed(path: Path) -> None:
     """Its title and capabilities, also when they change on the way; tokens, retries and cost."""
-    api = Api(lambda prompt, request: "")
+    api = Api(lambda request, call: "", Capabilities(continuation=PREFILL, tools=True))
     tape = Tape(str(path), "new", pieces=False)
     tape.begin(Header(VERSION, "stub m (chat)", [], api.api))
     request = Generate("1", text="x", sampling=SamplingOptions(seed=1), logprobs=True)

@@ -429,3 +429,18 @@ async def test_a_budget_of_cost_and_calls_counts_api_calls() -> None:
         await card.run(backend=backend, speculation=False, budget=sgl.Budget(calls=2))
     state = await card.run(backend=backend, budget=sgl.Budget(calls=1))
     assert re.fullmatch(r" \d+", state["age"])
+
+
+async def test_a_stop_that_is_to_stay_is_looked_for_on_our_side() -> None:
+    """An API that trims stops is sent none then, and what it wrote beyond is cut here; so are more stops and expressions than it takes."""
+    backend = ApiMock(lambda _r, _c: "One. Two. Three", continuation=NONE)
+
+    @sgl.function
+    async def keep(s: sgl.ProgramState) -> None:
+        s += sgl.user("Count.") + sgl.assistant(sgl.gen("x", stop=".", no_stop_trim=True))
+        s += sgl.user("Again.") + sgl.assistant(sgl.gen("y", stop_regex=r" T\w+"))
+
+    state = await keep.run(backend=backend)
+    assert (state["x"], state["y"]) == ("One.", "One.")
+    assert [request.sampling.stop for request in backend.requests] == [(), ()]
+    assert state.meta("y")["finish_reason"] == {"type": "stop", "matched": r" T\w+"}

@@ -34,7 +34,7 @@ CALLS = [{"tool": "add", "arguments": {"b": 2, "a": 1}}, {"tool": "shout", "argu
 
 @sgl.function
 async def work(s: sgl.ProgramState, begun: str = "") -> Any:
-    calls = sgl.gen("calls", tools=TOOLS, max_tokens=400)
+    calls = sgl.gen("calls", tools=TOOLS, max_tokens=2000)
     s += sgl.user("Add 1 and 2, and shout é.")
     s += sgl.assistant(begun + calls)
     return [one.text for one in await sgl.call_all(TOOLS, await s[calls])]
@@ -73,8 +73,8 @@ async def test_a_model_that_knows_schemas_writes_the_calls(continuation: str) ->
 
 async def test_many_native_calls_are_not_counted() -> None:
     """The bound of a constraint is none of a model's that calls by itself."""
-    async with model(json.dumps(CALLS[:1] * 20), tools=True) as backend:
-        assert (await work.run(backend=backend)).value == ["3"] * 20
+    async with model(json.dumps(CALLS[:1] * 17), tools=True, schema=True) as backend:
+        assert (await work.run(backend=backend)).value == ["3"] * 17
 
 
 async def test_wrong_native_arguments_fail_the_gen_with_the_tool_and_the_field() -> None:

@@ -89,14 +89,26 @@ def run(
     node: Annotated[
         str | None, typer.Option("--node", help="Run it on the running node of this name.", metavar="NAME")
     ] = None,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            "--api",
+            help="Run it on an API model: openai:gpt-4o-mini, openai-completions:MODEL, anthropic:MODEL or gemini:MODEL; --url is then the API's address.",
+            metavar="PROVIDER:MODEL",
+        ),
+    ] = None,
 ) -> None:
     """Run a program. What follows the file's name are its arguments.
 
-    Without --url or --node, and unless the program says `sgl.connect(…)`, it brings a node of its own.
+    Without --url, --node or --api, and unless the program says `sgl.connect(…)`, it brings a node of its own.
     """
-    from sgl_actors.cli.programs import run_file, use_node
+    from sgl_actors.cli.programs import run_file, use_api, use_node
 
-    if url is not None or node is not None:
+    if api is not None and node is None:
+        use_api(api, url)
+    elif api is not None:
+        raise ConfigError("--api and --node: one of them says where to run")
+    elif url is not None or node is not None:
         use_node(url, node)
     raise typer.Exit(run_file(file, context.args))
 

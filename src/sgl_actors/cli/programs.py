@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 from sgl_actors.errors import ConfigError, InvalidRequest
 
@@ -24,6 +25,35 @@ def use_node(url: str | None, name: str | None) -> None:
         raise ConfigError("--url and --node: one of them says where to run")
     connection = sgl_actors.connect(find(name, None).endpoint if url is None else url)
     global_config.default_backend = sgl_actors.Connection(connection.endpoint, connection.key)
+
+
+APIS = ("openai", "openai-completions", "anthropic", "gemini")
+
+
+def use_api(spec: str, url: str | None) -> None:
+    """Have programs run on an API model, unless they choose where to run themselves.
+
+    Args:
+        spec: ``PROVIDER:MODEL``, with one of `APIS`.
+        url: address of the API, if it is not the vendor's own.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    import sgl_actors
+    from sgl_actors.lang.threaded.config import global_config
+
+    provider, colon, model = spec.partition(":")
+    if provider not in APIS or not colon or not model:
+        raise ConfigError(f"--api: {spec!r} is no PROVIDER:MODEL; providers are {', '.join(APIS)}")
+    more: dict[str, Any] = {"api": "completions"} if provider == "openai-completions" else {}
+    make = {"anthropic": sgl_actors.Anthropic, "gemini": sgl_actors.Gemini}.get(provider, sgl_actors.OpenAI)
+
+    def backend() -> Any:
+        return make(model, base_url=url or "", **more)
+
+    sgl_actors.set_default_backend(backend())
+    global_config.default_backend = backend()
 
 
 def run_file(file: Path, arguments: list[str]) -> int:
