@@ -82,7 +82,7 @@ class Mode:
     """
 
     name: str
-    program: sgl.Function[...,]
+    program: sgl.Function[...]
     backend: sgl.OpenAI
     speculation: bool = True
     found: list[tuple[str, ...]] = field(default_factory=list)

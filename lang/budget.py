@@ -35,8 +35,8 @@ class Books:
         cost: of the calls that have ended.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, budget: Budget, whose: str = "the program's budget") -> None:
+        self.budget, self._whose = budget, whose
         self.tokens = self.calls = 0
         self.cost = 0.0
 
@@ -51,15 +51,13 @@ class Books:
         """
         budget = self.budget
         if budget.calls is not None and self.calls >= budget.calls:
-            raise BudgetExceeded(f"the program's budget of {budget.calls} calls is used up")
+            raise BudgetExceeded(f"{self._whose} of {budget.calls} calls is used up")
         if budget.cost is not None and self.cost >= budget.cost:
-            raise BudgetExceeded(
-                f"the program's budget of {budget.cost:g} is used up: {self.cost:.6g} were spent"
-            )
+            raise BudgetExceeded(f"{self._whose} of {budget.cost:g} is used up: {self.cost:.6g} were spent")
         if budget.tokens is not None and tokens != 0:
             left = budget.tokens - self.tokens
             if left <= 0:
-                raise BudgetExceeded(f"the program's budget of {budget.tokens} generated tokens is used up")
+                raise BudgetExceeded(f"{self._whose} of {budget.tokens} generated tokens is used up")
             tokens = left if tokens is None else min(tokens, left)
         self.calls += 1
         self.tokens += tokens or 0

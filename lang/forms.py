@@ -40,6 +40,8 @@ class Form:
             "blank1", with its place among the blanks, for none.
 
     Example:
+        >>> from sgl_actors.actors.tokenizer.messages import SamplingOptions
+        >>> from sgl_actors.lang.form_blanks import Blank
         >>> form = Form("Name: ", [Blank(0, "name", SamplingOptions(stop=("\n",))), "\nAge: ", Blank(2, "age")])
         >>> form.read('{"name": "Ada", "age": "36"}')
         {0: 'Ada', 2: '36'}

@@ -14,11 +14,10 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, ClassVar, Final
-
-import msgspec
+from typing import Any, Final
 
 from sgl_actors.actors.api.desk import Desk
+from sgl_actors.actors.api.handover import LAYOUT, ApiState
 from sgl_actors.actors.api.keys import checked, find_key
 from sgl_actors.actors.api.messages import (
     ApiInfo,
@@ -29,9 +28,10 @@ from sgl_actors.actors.api.messages import (
 )
 from sgl_actors.actors.api.outlet import Outlet
 from sgl_actors.actors.api.settings import read_options, settings_of, template_of
-from sgl_actors.actors.microkernel import Actor, Context, Message, Request, Snapshot
-from sgl_actors.errors import ConfigError, InvalidRequest, SglActorsError, SwapFailed
+from sgl_actors.actors.microkernel import Actor, Context, MailboxSpec, Message, Request, Snapshot
+from sgl_actors.errors import ConfigError, InvalidRequest, RemoteError, SglActorsError, SwapFailed
 from sgl_actors.lang.backends.vendor import Settings, Vendor
+from sgl_actors.lang.backends.vendor_help import said
 
 VENDORS: Final = {
     "openai": ("sgl_actors.lang.backends.openai", "OpenAI"),
@@ -40,13 +40,6 @@ VENDORS: Final = {
 }
 LONGEST: Final = 600.0
 """Seconds for a request whose asker sets no deadline."""
-
-
-LAYOUT: Final = "api/1"
-
-
-class NoState(msgspec.Struct, frozen=True):
-    """Layout ``api/1`` has nothing plain; its handles are `desk` and the `settings` that its vendor was opened with."""
 
 
 class ApiActor(Actor):
@@ -58,7 +51,8 @@ class ApiActor(Actor):
         chance: numbers from 0 to 1, for the pauses between tries.
     """
 
-    chance: ClassVar[Callable[[], float]] = random.random
+    mailbox = MailboxSpec(capacity=16384)
+    chance = staticmethod(random.random)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -67,7 +61,8 @@ class ApiActor(Actor):
         given = api.get("key")
         key = find_key(self._options, os.environ) if given is None else given and checked(given, "api_key")
         self._settings = settings_of(self._options, key)
-        self._desk = Desk(self.make_vendor(self._settings), self._options, context.now, chance=self.chance)
+        vendor = self.make_vendor(self._settings)
+        self._desk = Desk(vendor, self._options, context.now, keyed=bool(key), chance=self.chance)
         self._template: tuple[str, dict[str, str]] | None = None
 
     def make_vendor(self, settings: Settings) -> Vendor:
@@ -127,32 +122,38 @@ class ApiActor(Actor):
             request.fail(error)
         except Exception as error:  # noqa: BLE001 - whatever a vendor's SDK may raise
             self.log.warning("request failed", api=self._desk.vendor.title, error=type(error).__name__)
-            request.fail(error)
+            request.fail(RemoteError(f"{type(error).__name__}: {said(error, self._settings.key)}"))
 
     async def _answer(self, message: AskModel, request: Request) -> None:
-        await self._desk.open()
-        left = request.remaining
-        deadline = self.ctx.now() + (LONGEST if left is None else left)
-        answered = await self._desk.answer(message, Outlet(request, live=message.live), deadline)
-        request.end(answered)
+        deadline = self._deadline(request)
+        await self._desk.patiently(self._desk.open, deadline)
+        request.end(await self._desk.answer(message, Outlet(request, live=message.live), deadline))
 
     async def _describe(self, request: Request) -> None:
-        await self._desk.open()
+        deadline = self._deadline(request)
+        await self._desk.patiently(self._desk.open, deadline)
         if self._template is None:
-            self._template = await template_of(self._options, self._desk.vendor)
+            look = partial(template_of, self._options, self._desk.vendor)
+            self._template = await self._desk.patiently(look, deadline)
         source, tokens = self._template
         vendor = self._desk.vendor
         request.reply(ApiInfo(vendor.title, vendor.capabilities, source, tokens, self._options.prices))
 
     async def _tokenize(self, message: TokenizeText, request: Request) -> None:
-        await self._desk.open()
-        request.reply(ApiTokens(await self._desk.vendor.token_ids(message.text)))
+        deadline = self._deadline(request)
+        await self._desk.patiently(self._desk.open, deadline)
+        ids = await self._desk.patiently(partial(self._desk.vendor.token_ids, message.text), deadline)
+        request.reply(ApiTokens(ids))
+
+    def _deadline(self, request: Request) -> float:
+        left = request.remaining
+        return self.ctx.now() + (LONGEST if left is None else left)
 
     # -- swap ---------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Everything lies on the desk, the requests under way too: they go on while the class changes."""
-        return Snapshot.of(LAYOUT, NoState(), desk=self._desk, settings=self._settings)
+        """See `handover`."""
+        return Snapshot.of(LAYOUT, ApiState(), desk=self._desk, settings=self._settings)
 
     async def restore(self, snapshot: Snapshot) -> None:
         """Go on with that desk, by the own limits, prices and budget from the first message on.
@@ -160,7 +161,7 @@ class ApiActor(Actor):
         Raises:
             SwapFailed: another model, address or key is asked for.
         """
-        snapshot.read(LAYOUT, NoState)
+        snapshot.read(LAYOUT, ApiState)
         if snapshot.handle("settings", Settings) != self._settings:
             raise SwapFailed("another model, address or key needs a restart (--restart)")
         self._desk = snapshot.handle("desk", Desk)

@@ -44,7 +44,7 @@ def find_key(options: Options, environment: Mapping[str, str]) -> str:
         return checked(environment[where], f"${where}")
     if kind == "file" and where:
         try:
-            return checked(Path(where).read_text(), f"file {where}")
+            return checked(Path(where).expanduser().read_text(), f"file {where}")
         except (OSError, UnicodeDecodeError) as error:
             raise _wrong(f"file {where}: {type(error).__name__}") from None
     raise _wrong(f"a key does not stand here itself; {FORMS}")

@@ -20,10 +20,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         provider: whose API: "openai" (and all that is compatible with it), "anthropic" or "gemini".
         model, api, base_url, dialect, azure_endpoint, api_version, capabilities, headers, extra: see `lang.backends.vendor.Settings`.
-        key: ``"env:NAME"`` or ``"file:PATH"``; "" for the vendor's own variable ($OPENAI_API_KEY, …), "none" for an API without keys.
+        key: ``"env:NAME"`` or ``"file:PATH"``; "none" for an API without keys; "" for the vendor's own variable ($OPENAI_API_KEY, …), which is sent to the
+            vendor's own address only.
         concurrency: most requests at a time; more wait.
         queue: most requests that wait; more are refused with `Overloaded`.
-        requests_per_minute, tokens_per_minute: limits that are kept on our side; 0 for none.
+        requests_per_minute, tokens_per_minute: limits that are kept on our side, at least 1; 0 for none.
         retries: most further tries of one request, where they help.
         timeout: seconds that one try may take.
         prices: of tokens.
@@ -87,7 +88,7 @@ class Answered(Message):
     Attributes:
         end: all of it, texts that came in pieces included.
         retries: tries that failed before.
-        cost: of its tokens by the price table; 0 without one.
+        cost: by the price table, tries that failed included; 0 without one.
     """
 
     end: End

@@ -23,6 +23,7 @@ LEAST: Final = {
     "retries": 0,
     "timeout": 0.001,
 }
+PER_MINUTE: Final = {"requests_per_minute", "tokens_per_minute"}
 FILE: Final = "file:"
 
 
@@ -46,6 +47,10 @@ def checked_options(options: Options) -> Options:
         value = getattr(options, name)
         if not least <= value < math.inf:
             raise ConfigError(f"{name}: expected a number from {least:g} on, got {value:g}", param=name)
+        if name in PER_MINUTE and 0 < value < 1:
+            raise ConfigError(
+                f"{name}: expected 0 (no limit) or a number from 1 on, got {value:g}", param=name
+            )
     return options
 
 
@@ -64,7 +69,7 @@ async def template_of(options: Options, vendor: Vendor) -> tuple[str, dict[str, 
     own = options.chat_template
     if own.startswith(FILE):
         try:
-            own = await asyncio.to_thread(Path(own.removeprefix(FILE)).read_text)
+            own = await asyncio.to_thread(Path(own.removeprefix(FILE)).expanduser().read_text)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"chat_template: {options.chat_template}: {type(error).__name__}", param="chat_template"

@@ -23,6 +23,7 @@ from sgl_actors.actors.gateway.upstream import Upstream
 from sgl_actors.actors.node.client import merge
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Chunk, Generate, SamplingOptions
 from sgl_actors.errors import InvalidRequest, error_class
+from sgl_actors.lang.sampling import derive_seed
 
 LONG_TEXT = 512
 LONG_IDS = 128
@@ -118,11 +119,12 @@ class Ask:
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """Seed of answer number `choice`, below 2**63; answer 0 has the request's own, so n does not change it."""
-    if choice == 0:
-        return seed & (2**63 - 1)
-    digest = hashlib.blake2b(f"{seed}/{choice}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    """Seed of answer number `choice`, below 2**63; answer 0 has the request's own, so n does not change it.
+
+    They are those of a program's gen with `n`, so that programs draw the same texts through an API as natively.
+    """
+    own = seed & (2**63 - 1)
+    return derive_seed(own, "completion", choice) if choice else own
 
 
 class Generation:

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.microkernel.plugins import load_class
-from sgl_actors.actors.programs.api_client import ApiClient, describe
+from sgl_actors.actors.programs.api_client import ApiClient
+from sgl_actors.actors.programs.api_hosts import describe
 from sgl_actors.actors.programs.local_kernel import open_kernel
 from sgl_actors.actors.programs.price_table import prices_of
 from sgl_actors.actors.programs.runtime import Backend, NodeHandle
@@ -61,8 +62,8 @@ class ApiBackend(Backend):
 class OpenAI(ApiBackend):
     """A model behind OpenAI's API, or any that is compatible with it: Azure's, a node of ours, vLLM, llama.cpp.
 
-    Needs ``pip install sgl-actors[openai]``. All programs that run on it share its limits; to share them between processes, host it in a node and
-    `connect(…, api=NAME)`.
+    Needs ``pip install sgl-actors[openai]``. All programs that run on it, on one event loop, share its limits; to share them between processes, host it
+    in a node and `connect(…, api=NAME)`.
 
     Args:
         model: its name there.

@@ -13,7 +13,6 @@ from sgl_actors.actors.api.messages import (
     ApiInfo,
     ApiTokens,
     AskModel,
-    DescribeApi,
     Piece,
     TokenizeText,
 )
@@ -21,10 +20,11 @@ from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.microkernel import Context
 from sgl_actors.actors.node.client import merge
 from sgl_actors.actors.programs.api_group import Groups, shares
+from sgl_actors.actors.programs.api_hosts import PATIENCE, await_actor, describe
 from sgl_actors.actors.programs.mock import chatml
 from sgl_actors.actors.scheduler.messages import Finish, Flushed
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
-from sgl_actors.errors import ActorDown, DeadlineExceeded, NoContinuation, NodeGone
+from sgl_actors.errors import ActorDown, DeadlineExceeded, NoContinuation
 from sgl_actors.lang.backends.capabilities import TEXT
 from sgl_actors.lang.backends.vendor import Ask
 from sgl_actors.lang.chat_template import ChatTemplate
@@ -32,22 +32,7 @@ from sgl_actors.lang.errors import Unsupported
 from sgl_actors.lang.ir import IMAGE, VIDEO
 from sgl_actors.lang.protocols import ApiModel, Call
 
-PATIENCE: Final = 60.0
-"""Seconds that a node's actor may be away."""
-LOOK: Final = 0.05
-"""Seconds between two looks for it."""
-DESCRIBE_TIMEOUT: Final = 120.0
-"""Seconds until the model's actor has said what it is; it may have to import an SDK."""
 PLAIN: Final = Call("gen")
-
-
-async def describe(context: Context, address: str) -> ApiInfo:
-    """What is known of the model.
-
-    Raises:
-        SglActorsError: why it is not.
-    """
-    return await context.call(address, DescribeApi(), ApiInfo, timeout=DESCRIBE_TIMEOUT)
 
 
 class ApiClient:
@@ -180,7 +165,8 @@ class ApiClient:
             except ActorDown as error:
                 if begun:
                     raise
-                await self._wait(error, deadline)
+                until = min(deadline, self._ctx.now() + self._patience)
+                await await_actor(self._ctx, self._address, error, until)
             except NoContinuation:
                 await self._learn()
                 raise
@@ -191,15 +177,6 @@ class ApiClient:
         """What the model's actor knows of it now."""
         self._info = await describe(self._ctx, self._address)
         self.takes = _takes(self._info)
-
-    async def _wait(self, error: ActorDown, deadline: float) -> None:
-        """Return when the actor is up again; raise `error` if it does not come."""
-        until = min(deadline, self._ctx.now() + self._patience)
-        while not isinstance(error, NodeGone) and self._ctx.now() + LOOK < until:
-            await asyncio.sleep(LOOK)
-            if self._ctx.is_up(self._address):
-                return
-        raise error
 
     def _message(self, request: Generate, call: Call, count: int) -> AskModel:
         if request.input_ids is not None:

@@ -14,7 +14,15 @@ from typing import Any
 import msgspec
 
 from sgl_actors.actors.programs.journal import Journal, ProgramRow
-from sgl_actors.actors.programs.runtime import KEY_VARIABLE, NODE, Backend, Connection, Node, check_key
+from sgl_actors.actors.programs.runtime import (
+    API_MARK,
+    KEY_VARIABLE,
+    NODE,
+    Backend,
+    Connection,
+    Node,
+    check_key,
+)
 from sgl_actors.errors import ConfigError, InvalidRequest, SglActorsError
 from sgl_actors.lang.durable import RESUMED, unpack_arguments
 from sgl_actors.lang.finished import FinishedState
@@ -81,7 +89,8 @@ def backend_of(row: ProgramRow) -> Backend:
     """Where a program ran; `ConfigError` if that was nothing that can be opened again."""
     address = row.backend
     if "://" in address:
-        return Connection(address, check_key(os.environ.get(KEY_VARIABLE, "")))
+        endpoint, _, api = address.partition(API_MARK)
+        return Connection(endpoint, check_key(os.environ.get(KEY_VARIABLE, "")), api=api)
     if address == NODE:
         return Node()
     if address:

@@ -24,7 +24,7 @@ from sgl_actors.actors.programs.journal_entry import Entry, begin, recall
 from sgl_actors.actors.programs.messages import ProgramEnded, ProgramStarted
 from sgl_actors.actors.programs.program import LiveRun
 from sgl_actors.actors.programs.setup import Frames, Setup
-from sgl_actors.errors import ActorDown, ConfigError
+from sgl_actors.errors import ConfigError
 from sgl_actors.lang.budget import Books
 from sgl_actors.lang.durable import Past
 from sgl_actors.lang.protocols import Client, RunOptions, check_backend
@@ -32,6 +32,8 @@ from sgl_actors.lang.protocols import Client, RunOptions, check_backend
 PROGRAMS = "programs"
 KEY_VARIABLE = "SGL_ACTORS_API_KEY"
 CLOSE_TIMEOUT = 15.0
+API_MARK = "#api/"
+"""Between a node's address and the name of an API model that it hosts, where a durable program's backend is recorded."""
 NODE = "node"
 """Address of an embedded node with defaults."""
 
@@ -256,10 +258,13 @@ class Connection(Backend):
         self, endpoint: str, key: str = "", curve: tuple[str, str] = ("", ""), api: str = ""
     ) -> None:
         self.endpoint, self.key, self.curve, self.api = endpoint, key, curve, api
-        opens = (
-            partial(_open_api, endpoint, api, curve) if api else partial(_open_endpoint, endpoint, key, curve)
-        )
-        super().__init__(opens, f"Connection to {f'api/{api} at ' if api else ''}{endpoint}", endpoint)
+        if api:
+            opens = partial(_open_api, endpoint, api, curve)
+            title, again = f"Connection to api/{api} at {endpoint}", f"{endpoint}{API_MARK}{api}"
+        else:
+            opens = partial(_open_endpoint, endpoint, key, curve)
+            title, again = f"Connection to {endpoint}", endpoint
+        super().__init__(opens, title, again)
 
 
 def connect(
@@ -334,21 +339,16 @@ async def _open_api(
     endpoint: str, api: str, curve: tuple[str, str]
 ) -> tuple[NodeHandle, Callable[[Context], Client], bool]:
     from sgl_actors.actors.node.embedded import join
-    from sgl_actors.actors.programs.api_client import ApiClient, describe
+    from sgl_actors.actors.programs.api_client import ApiClient
+    from sgl_actors.actors.programs.api_hosts import find_api
 
-    address = f"api/{api}"
     handle = await join(endpoint, key=curve[0], server_key=curve[1])
     try:
-        info = await describe(handle.context("opener"), address)
-    except ActorDown as error:
-        await handle.close()
-        raise ConfigError(
-            f"connect: {endpoint} hosts no {address!r} ({error.message})", param="api"
-        ) from None
+        info = await find_api(handle.context("opener"), api)
     except BaseException:
         await handle.close()
         raise
-    return handle, lambda context: ApiClient(context, address, info), True
+    return handle, lambda context: ApiClient(context, f"api/{api}", info), True
 
 
 class Default:

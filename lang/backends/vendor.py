@@ -149,7 +149,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         base_url: address of the API; "" for the vendor's own.
         key: it, not where it stands; "" for none.
         dialect: whose server speaks the protocol: "openai", "sgl-actors", "vllm", "sglang", "llama.cpp" or "other"; "" finds it out.
-        azure_endpoint, api_version: of Azure.
+        azure_endpoint: of Azure.
+        api_version: of Azure and Gemini.
         capabilities: what is to be taken for true of the model, by the names of `Capabilities`.
         headers: sent with every request.
         extra: fields of every request's body beyond what we know.
@@ -165,3 +166,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capabilities: dict[str, Any] = {}
     headers: dict[str, str] = {}
     extra: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<Settings of {self.model}>"

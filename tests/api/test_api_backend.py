@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,13 @@ from sgl_actors.actors.microkernel.messages import Done, RestartActor
 from sgl_actors.actors.microkernel.wire import Kind
 from sgl_actors.actors.node.bridge import Rules
 from sgl_actors.actors.programs.price_table import price_file, prices_of
-from sgl_actors.errors import ConfigError, NotReady, Unauthorized
+from sgl_actors.actors.programs.resumption import backend_of
+from sgl_actors.errors import ConfigError, Unauthorized
 from sgl_actors.lang.backends.capabilities import NONE
 from sgl_actors.lang.backends.vendor import Ask
 from tests.api.fake_vendor import Fake, FakeVendor, end
 from tests.api.stub import Fault, Reply, Stub
-from tests.node.test_processes import child_path, running, write_config
+from tests.node.test_processes import running, write_config
 
 KEY = "sk-not-to-be-seen"
 HOSTED = 'class = "tests.api.hosted:Counting"'
@@ -69,7 +71,7 @@ async def test_all_programs_share_one_budget() -> None:
     """What one has used the other cannot use; the message says that it is the model's."""
     backend = Fake(FakeVendor(lambda ask: end(" Paris.")), budget=sgl.Budget(calls=1))
     await capital.run(backend=backend)
-    with pytest.raises(sgl.PrimitiveFailed, match="budget of fake model of 1 calls"):
+    with pytest.raises(sgl.BudgetExceeded, match="budget of fake model of 1 calls"):
         await capital.run(backend=backend)
     await backend.close()
 
@@ -194,8 +196,7 @@ async def test_text_arrives_while_it_is_written(stub: Stub) -> None:
     """Who listens to a variable gets it in pieces from the API's stream."""
     stub.script = Reply(("one two three four",))
     backend = sgl.OpenAI("gpt-4o", base_url=f"{stub.url}/v1", api_key=KEY, dialect="openai")
-    async with chat.stream(backend=backend) as state:
-        pieces = [piece async for piece in state.text_iter("city")]
+    pieces = [piece async for piece in chat.stream("city", backend=backend)]
     assert "".join(pieces) == "one two three four"
     assert len(pieces) > 1
     assert stub.body["stream"] is True
@@ -238,7 +239,6 @@ async def test_clients_share_a_model_that_a_node_hosts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its limits and budget hold for all; it survives being restarted; a name that is not there is an error that says so."""
-    assert child_path
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
     options = 'options = {provider = "openai", model = "cheap", key = "none", budget = {calls = 3}}'
     file = write_config(tmp_path, {"api/cheap": f"{HOSTED}\n{options}"})
@@ -247,16 +247,26 @@ async def test_clients_share_a_model_that_a_node_hosts(
         try:
             states = [await capital.run(backend=backend) for backend in (one, two, one)]
             assert [state["city"] for state in states] == [f" {n} of cheap" for n in (1, 2, 3)]
-            with pytest.raises(sgl.PrimitiveFailed, match="3 calls"):
+            with pytest.raises(sgl.BudgetExceeded, match="3 calls"):
                 await capital.run(backend=two)
             await context.call("root", RestartActor("api/cheap"), Done, timeout=20)
             assert (await capital.run(backend=one))["city"] == " 1 of cheap"
             assert repr(one).startswith("<Connection to api/cheap at ipc://")
-            with pytest.raises((ConfigError, NotReady), match="hosts no 'api/dear'"):
+            with pytest.raises(ConfigError, match="hosts no API model 'dear'; it has cheap"):
                 await capital.run(backend=sgl.connect(node.endpoint, api="dear"))
         finally:
             await asyncio.gather(one.close(), two.close())
             sgl.set_default_backend(None)
+
+
+def test_a_durable_program_finds_the_model_again() -> None:
+    """What is recorded of its backend names node and model."""
+    backend = sgl.connect("ipc:///run/root.ipc", api="cheap")
+    sgl.set_default_backend(None)
+    row: Any = SimpleNamespace(id="p1", backend=backend.address)
+    assert (
+        repr(backend_of(row)) == repr(backend) == "<Connection to api/cheap at ipc:///run/root.ipc not open>"
+    )
 
 
 def test_a_peer_asks_in_its_own_name() -> None:

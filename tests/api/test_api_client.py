@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sgl_actors.actors.programs.api_client import ApiClient, describe
+from sgl_actors.actors.programs.api_client import ApiClient
+from sgl_actors.actors.programs.api_hosts import describe
 from sgl_actors.actors.programs.local_kernel import LocalKernel, open_kernel
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import ChatMessage, Chunk, Generate, SamplingOptions, Tokenize

@@ -19,14 +19,15 @@ RUNS = 200
 SHARE = 0.2
 MOST = 4
 """Faults of one request, one after the other: one less than it is tried again, so that the outcome hangs on no chance."""
-FAULTS = (
+BREAKS = (CUT, ENDED, DROPPED, MALFORMED, ERROR, HANG)
+FAULTS: tuple[Fault | str, ...] = (
     Fault(429, headers={"retry-after": "0.01"}),
     Fault(429, headers={"retry-after-ms": "5"}),
     Fault(500),
     Fault(529, code="overloaded_error"),
     Fault(),
+    *BREAKS,
 )
-BREAKS = (CUT, ENDED, DROPPED, MALFORMED, ERROR, HANG)
 
 
 def fields(item: int) -> dict[str, str]:
@@ -57,7 +58,7 @@ class Model:
         drawn = random.Random(f"{key} {self._tries[key]}")
         if drawn.random() >= SHARE or self._tries[key] > MOST:
             return reply
-        fault: Fault | str = drawn.choice([*FAULTS, *BREAKS])
+        fault = drawn.choice(FAULTS)
         if isinstance(fault, Fault):
             self.faults[f"{fault.status}"] += 1
             return fault

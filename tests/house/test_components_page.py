@@ -14,7 +14,8 @@ from sgl_actors.actors.node.options import DEFAULT_ACTORS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "components.md").read_text("utf-8")
-FOLDERS = sorted(name.partition("/")[0] for name in DEFAULT_ACTORS)
+CLASSES = [*(spec.class_ for spec in DEFAULT_ACTORS.values()), "sgl_actors.actors.api.actor:ApiActor"]
+FOLDERS = sorted(path.split(".")[2] for path in CLASSES)
 
 
 def section(name: str) -> str:
@@ -57,7 +58,7 @@ def test_the_layout_and_its_handles_are_those_of_the_code(folder: str) -> None:
         )
 
 
-@pytest.mark.parametrize("path", [spec.class_ for spec in DEFAULT_ACTORS.values()])
+@pytest.mark.parametrize("path", CLASSES)
 def test_every_component_can_be_swapped_in_place(path: str) -> None:
     """Both halves of the protocol are there."""
     actor = load_class(path)

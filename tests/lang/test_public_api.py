@@ -37,7 +37,13 @@ NAMES = sorted(name for name in sgl.__all__ if name != "__version__")
 SYNC = "sgl_actors.lang.threaded."
 """Modules of the sync flavour: their examples use its names, and no `await`."""
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-OUTSIDE_LANG = ("sgl_actors.actors.programs.mock", "sgl_actors.actors.programs.runtime", "sgl_actors.errors")
+OUTSIDE_LANG = (
+    "sgl_actors.actors.programs.api_backend",
+    "sgl_actors.actors.programs.mock",
+    "sgl_actors.actors.programs.recording",
+    "sgl_actors.actors.programs.runtime",
+    "sgl_actors.errors",
+)
 """Modules beside `lang` whose names are public."""
 
 

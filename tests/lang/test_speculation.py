@@ -122,7 +122,9 @@ def test_a_template_is_followed_however_the_text_is_cut(text: str, state: str, s
     assert follower.state == state
 
 
-@given(st.text("ab\n#", max_size=30), st.integers(1, 7), st.sampled_from([("\n",), ("#b", "\n\n"), ("ab",), ()]))
+@given(
+    st.text("ab\n#", max_size=30), st.integers(1, 7), st.sampled_from([("\n",), ("#b", "\n\n"), ("ab",), ()])
+)
 def test_a_cut_text_is_shown_in_pieces_up_to_its_stop(text: str, size: int, stops: tuple[str, ...]) -> None:
     """What is shown piece by piece is the text up to its first stop, and is never taken back."""
     sampling = SamplingOptions(stop=stops)
@@ -141,7 +143,9 @@ def test_a_cut_text_is_shown_in_pieces_up_to_its_stop(text: str, size: int, stop
     st.lists(st.sampled_from(["\nx:", "\n", "\n\ny"]), min_size=4, max_size=4),
     st.text("ab\n", max_size=5),
 )
-def test_a_whole_template_is_taken_as_it_was_written(values: list[str], templates: list[str], rest: str) -> None:
+def test_a_whole_template_is_taken_as_it_was_written(
+    values: list[str], templates: list[str], rest: str
+) -> None:
     """Whatever the values, each gen gets its own, or has to ask."""
     text = "".join(value + template for value, template in zip(values, templates, strict=False)) + rest
     known = Ahead((), "P:", text, ended_by=None, tokens=len(text))

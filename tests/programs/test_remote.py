@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sgl_actors as sgl
 from sgl_actors.actors.tokenizer.messages import Generate
-from sgl_actors.errors import NoContinuation
+from sgl_actors.errors import NoContinuation, NotReady
 from sgl_actors.lang.backends.capabilities import NONE, PREFILL, TEXT, Capabilities
 from sgl_actors.lang.errors import SpeculationMiss, Unsupported
 from sgl_actors.lang.ir import Media
@@ -444,3 +445,34 @@ async def test_a_stop_that_is_to_stay_is_looked_for_on_our_side() -> None:
     assert (state["x"], state["y"]) == ("One.", "One.")
     assert [request.sampling.stop for request in backend.requests] == [(), ()]
     assert state.meta("y")["finish_reason"] == {"type": "stop", "matched": r" T\w+"}
+
+
+async def test_a_durable_program_goes_on_without_paying_twice(tmp_path: Path) -> None:
+    """What a call for several gens was answered is recorded once; a resumed run takes all of it from there and asks only for what is missing."""
+    down = True
+
+    def writes(request: Generate, call: Call) -> str:
+        if down and request.text is not None and request.text.endswith("Town:"):
+            raise NotReady("away")
+        return (
+            " London\n"
+            if request.text is not None and request.text.endswith("Town:")
+            else goes_on(request, call)
+        )
+
+    @sgl.function
+    async def longer(s: sgl.ProgramState) -> None:
+        s += "A card of Ada.\nName:" + sgl.gen("name", stop="\n", max_tokens=8)
+        s += "\nJob:" + sgl.gen("job", stop="\n", max_tokens=8)
+        s += "\nTown:" + sgl.gen("town", stop="\n", max_tokens=8)
+
+    backend = ApiMock(writes, continuation=TEXT)
+    options: dict[str, Any] = {"durable": tmp_path / "journal.db", "id": "card", "seed": 1, "timeout": 0.5}
+    with pytest.raises(sgl.SglActorsError):
+        await longer.run(backend=backend, **options)
+    asked, down = len(backend.requests), False
+    state = await longer.run(backend=backend, **options | {"timeout": 60})
+    assert [state[name] for name in ("name", "job", "town")] == [" Ada", " poet", " London"]
+    assert [request.text for request in backend.requests[asked:]] == [
+        "A card of Ada.\nName: Ada\nJob: poet\nTown:"
+    ]
