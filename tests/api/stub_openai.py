@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 from sgl_actors.lang.backends.words import TOKEN
@@ -83,7 +84,13 @@ class OpenAIProtocol(Protocol):
             told, text = [(prompt[0][0], None), *prompt[1:], *told], asked.prompt + text
         if asked.body.get("logprobs") is not None:
             tokens, values = [token for token, _ in told], [value for _, value in told]
-            logprobs = {"tokens": tokens, "token_logprobs": values, "top_logprobs": None, "text_offset": []}
+            offsets = [*accumulate(map(len, tokens), initial=0)][:-1]
+            logprobs = {
+                "tokens": tokens,
+                "token_logprobs": values,
+                "top_logprobs": None,
+                "text_offset": offsets,
+            }
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": self._finish(one)}
 
     def _deltas(self, asked: Asked, one: Written) -> Iterator[dict[str, Any]]:

@@ -121,7 +121,7 @@ async def run_all(url: str) -> list[tuple[int, sgl.FinishedState]]:
     async def one_way(number: int) -> list[tuple[int, sgl.FinishedState]]:
         program, options = WAYS[number]
         items = range(number, RUNS, len(WAYS))
-        async with sgl.OpenAI("m", base_url=f"{url}/v1", key="none", timeout=1.0, **options) as backend:
+        async with sgl.OpenAI("m", base_url=f"{url}/v1", key="none", timeout=2.5, **options) as backend:
             states = await program.run_batch([{"item": item} for item in items], backend=backend)
         return list(zip(items, states, strict=True))
 
