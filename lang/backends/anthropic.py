@@ -122,6 +122,7 @@ class Anthropic:
             base_url=told.base_url or None,
             default_headers=told.headers,
             max_retries=0,
+            http_client=self._sdk.DefaultAsyncHttpxClient(follow_redirects=False),
         )
 
     async def close(self) -> None:
@@ -289,7 +290,7 @@ class Anthropic:
     def _refusal(self, error: Any, ask: Ask) -> SglActorsError:
         """What an error that the API told means."""
         words = said(error.api_message or error.message, self.settings.key)
-        status = _STATUS.get(error.type or "", error.status_code if error.status_code >= 400 else 500)
+        status = _STATUS.get(error.type or "", error.status_code if error.status_code >= 300 else 500)
         if status == 400 and ask.continue_final and _NO_PREFILL.search(words):
             self.capabilities = msgspec.structs.replace(self.capabilities, continuation=NONE)
             return NoContinuation(f"{self.title} does not go on with an assistant's turn ({words})")

@@ -116,7 +116,6 @@ class Gemini:
         self._errors, self._types = sdk.errors, sdk.types
         self._http = httpx2.AsyncClient(
             limits=httpx2.Limits(max_connections=None),
-            follow_redirects=True,
             event_hooks={"response": [_note]},
         )
         options = {
@@ -298,7 +297,7 @@ class Gemini:
         """What an error that the API told means."""
         words = said(error.message or error.details, self.settings.key)
         details = _details(error.details)
-        status = error.code if isinstance(error.code, int) and error.code >= 400 else 500
+        status = error.code if isinstance(error.code, int) and error.code >= 300 else 500
         if status == 504 or error.status == "DEADLINE_EXCEEDED":
             return _late(self.title, timeout)
         if status == 400:

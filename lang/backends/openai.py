@@ -86,6 +86,7 @@ class OpenAI:
                 param="capabilities",
             )
         self._sdk = await load_sdk("openai", "openai", self.title)
+        http = self._sdk.DefaultAsyncHttpxClient(follow_redirects=False)
         if told.azure_endpoint:
             self._client = self._sdk.AsyncAzureOpenAI(
                 azure_endpoint=told.azure_endpoint,
@@ -93,10 +94,15 @@ class OpenAI:
                 api_key=told.key,
                 default_headers=told.headers,
                 max_retries=0,
+                http_client=http,
             )
         else:
             self._client = self._sdk.AsyncOpenAI(
-                base_url=self._base, api_key=told.key or "none", default_headers=told.headers, max_retries=0
+                base_url=self._base,
+                api_key=told.key or "none",
+                default_headers=told.headers,
+                max_retries=0,
+                http_client=http,
             )
         try:
             self.dialect, self._context = await self._find()

@@ -38,6 +38,10 @@ def failure(status: int, words: str, title: str, retry_after: float = 0.0) -> Sg
         title: of the model.
         retry_after: seconds that the provider asks to wait; 0 if it does not.
     """
+    if 300 <= status < 400:
+        return InvalidRequest(
+            f"{title}: the address leads elsewhere (status {status}), and the key is not sent there; see to `base_url`"
+        )
     if status >= 500 and status not in CAUSES:
         return NotReady(f"{title}: the provider failed with status {status} ({words}); ask again later")
     cause, what, way_out = CAUSES.get(

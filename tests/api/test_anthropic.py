@@ -389,6 +389,7 @@ FAULTS = [
     (Fault(413, "too large", "request_too_large"), InvalidRequest, "too large"),
     (Fault(429, "slow down", "rate_limit_error", {"retry-after": "7"}), Overloaded, "too many"),
     (Fault(500, "oops", "api_error"), NotReady, "500"),
+    (Fault(307, headers={"location": "/elsewhere"}), InvalidRequest, "key is not sent there"),
     (Fault(504, "late", "timeout_error"), NotReady, "504"),
     (Fault(529, "Overloaded", "overloaded_error"), Overloaded, "no room"),
 ]

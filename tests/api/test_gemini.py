@@ -376,6 +376,7 @@ FAULTS = [
     (Fault(404, f"models/{NEW} is not found", "NOT_FOUND"), ModelNotFound, "no such model"),
     (Fault(429, EXHAUSTED, "RESOURCE_EXHAUSTED", {"retry-delay": "7.5"}), Overloaded, "too many"),
     (Fault(429, f"{EXHAUSTED} limit: 0, model: x", "RESOURCE_EXHAUSTED"), QuotaExceeded, "limit: 0"),
+    (Fault(307, headers={"location": "/elsewhere"}), InvalidRequest, "key is not sent there"),
     (Fault(429, "requests per day", "RESOURCE_EXHAUSTED"), QuotaExceeded, "per day"),
     (Fault(500, "oops", "INTERNAL"), NotReady, "500"),
     (Fault(503, "The service is down.", "UNAVAILABLE"), NotReady, "503"),

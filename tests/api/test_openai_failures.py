@@ -29,6 +29,7 @@ from tests.api.openai_calls import CHAT, KEY, Open, failing
 from tests.api.stub import CUT, DROPPED, ENDED, ERROR, HANG, MALFORMED, Fault, Reply, Stub
 
 FAULTS: list[tuple[Fault, type[SglActorsError], str]] = [
+    (Fault(307, headers={"location": "/elsewhere"}), InvalidRequest, "key is not sent there"),
     (Fault(401, f"Incorrect API key provided: {KEY}"), Unauthorized, "key"),
     (Fault(403, "not in your country"), Forbidden, "not in your country"),
     (Fault(404, "The model `gpt-9` does not exist", "model_not_found"), ModelNotFound, "gpt-9"),
