@@ -156,6 +156,7 @@ class Anthropic:
             httpx2.HTTPError,
             msgspec.MsgspecError,
             ValueError,
+            RecursionError,
             TimeoutError,
         ) as error:
             raise self._failure(error, ask, timeout) from cause_of(error, self.settings.key)
@@ -290,7 +291,7 @@ class Anthropic:
     def _refusal(self, error: Any, ask: Ask) -> SglActorsError:
         """What an error that the API told means."""
         words = said(error.api_message or error.message, self.settings.key)
-        status = _STATUS.get(error.type or "", error.status_code if error.status_code >= 300 else 500)
+        status = _STATUS.get(str(error.type), error.status_code if error.status_code >= 300 else 500)
         if status == 400 and ask.continue_final and _NO_PREFILL.search(words):
             self.capabilities = msgspec.structs.replace(self.capabilities, continuation=NONE)
             return NoContinuation(f"{self.title} does not go on with an assistant's turn ({words})")

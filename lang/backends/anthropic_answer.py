@@ -9,7 +9,7 @@ import msgspec
 
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.errors import BrokenAnswer, Refused
-from sgl_actors.lang.backends.vendor import Ask, End, Tokens
+from sgl_actors.lang.backends.vendor import Ask, End, counted
 from sgl_actors.lang.backends.vendor_help import said
 from sgl_actors.lang.backends.writing import Writing
 
@@ -118,7 +118,7 @@ class Answer:
         used = self._usage
         cached = used.get("cache_read_input_tokens", 0)
         prompt = used.get("input_tokens", 0) + cached + used.get("cache_creation_input_tokens", 0)
-        tokens = Tokens(prompt, cached, used.get("output_tokens", 0))
+        tokens = counted(prompt, cached, used.get("output_tokens", 0))
         whole = self.writing.completion(self._title, finish, thought=self._thought)
         return End((whole,), tokens, model=self._model)
 

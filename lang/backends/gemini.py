@@ -56,8 +56,8 @@ _TOO_LONG: Final = re.compile(
 _BAD_KEY: Final = re.compile(r"API[_ ]key (not valid|expired|not found)|API_KEY_INVALID", re.IGNORECASE)
 _NO_ROOM: Final = re.compile(r"overloaded|high demand|capacity", re.IGNORECASE)
 _UNPAID: Final = re.compile(r"per ?day|credits? (are|is) depleted|limit: 0\b", re.IGNORECASE)
-
-
+UNREADABLE: Final = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""What the SDK raises of an answer that is JSON of another form than the API's, or none: it looks at no type before it uses a value."""
 _OPENED: ContextVar[list[httpx2.Response]] = ContextVar("opened")
 """Where responses are noted, for the SDK leaves one that is not read to its end to the garbage collector."""
 
@@ -160,7 +160,7 @@ class Gemini:
                     if ask.stream and piece:
                         yield Text(piece, answer.used)
             end = answer.end()
-        except (self._errors.APIError, httpx2.HTTPError, ValueError, TimeoutError) as error:
+        except (self._errors.APIError, httpx2.HTTPError, TimeoutError, *UNREADABLE) as error:
             raise self._failure(error, ask, timeout) from cause_of(error, self.settings.key)
         if ask.stream and (rest := answer.writings[0].rest(end.completions[0])):
             yield Text(rest, answer.used)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.errors import BrokenAnswer, ContentFiltered, Forbidden
-from sgl_actors.lang.backends.vendor import Ask, Completion, End, Tokens
+from sgl_actors.lang.backends.vendor import Ask, Completion, End, Tokens, counted
 from sgl_actors.lang.backends.vendor_help import said
 from sgl_actors.lang.backends.writing import Writing
 
@@ -74,7 +74,7 @@ class Answer:
 
     def _add(self, candidate: Any) -> tuple[int, str]:
         index = candidate.index or 0
-        if index >= len(self.writings):
+        if not 0 <= index < len(self.writings):
             return index, ""
         writing, text = self.writings[index], ""
         for part in (candidate.content and candidate.content.parts) or ():
@@ -116,7 +116,7 @@ class Answer:
             output = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
             prompt = (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0)
             self._thought = bool(usage.thoughts_token_count)
-            self.used = Tokens(prompt, usage.cached_content_token_count or 0, output)
+            self.used = counted(prompt, usage.cached_content_token_count or 0, output)
 
 
 def _logprobs(result: Any) -> list[tuple[TokenLogprob, str]]:

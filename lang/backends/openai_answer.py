@@ -12,7 +12,7 @@ import msgspec
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.errors import BrokenAnswer, ContentFiltered, Refused
-from sgl_actors.lang.backends.vendor import Ask, Completion, End, Text, Tokens
+from sgl_actors.lang.backends.vendor import Ask, Completion, End, Text, Tokens, counted
 from sgl_actors.lang.backends.vendor_help import said, tool_text, unwrapped
 
 
@@ -265,4 +265,4 @@ class _Choice:
 
 def _tokens(usage: Usage) -> Tokens:
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-    return Tokens(usage.prompt_tokens or 0, cached or 0, usage.completion_tokens or 0)
+    return counted(usage.prompt_tokens or 0, cached or 0, usage.completion_tokens or 0)

@@ -111,7 +111,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
 def _date(text: str, default: float) -> float:
     try:
         return parsedate_to_datetime(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return default
 
 

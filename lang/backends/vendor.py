@@ -7,7 +7,7 @@ what it has learnt of its model: that is `actors.api`'s part.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -45,12 +45,27 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     stream: bool = False
 
 
+MOST_TOKENS: Final = 1 << 40
+"""Of one request, more than which nobody believes."""
+
+
 class Tokens(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a request used: input tokens, those of them from the provider's cache, output tokens (hidden reasoning included)."""
 
     prompt: int = 0
     cached: int = 0
     output: int = 0
+
+
+def counted(prompt: int, cached: int, output: int) -> Tokens:
+    """What a provider says was used. Numbers that cannot be count for nothing: books and budgets that took them would be wrong for good.
+
+    Example:
+        >>> counted(10, 20, -3)
+        Tokens(prompt=10, cached=10, output=0)
+    """
+    prompt, cached, output = (one if 0 <= one <= MOST_TOKENS else 0 for one in (prompt, cached, output))
+    return Tokens(prompt, min(cached, prompt), output)
 
 
 class Text(msgspec.Struct, frozen=True):

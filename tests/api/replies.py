@@ -67,7 +67,7 @@ class Asked:
     stream: bool = False
 
 
-Answer: TypeAlias = Reply | Fault
+Answer: TypeAlias = Reply | Fault | bytes
 Script: TypeAlias = Answer | Sequence[Answer] | Callable[[Asked], Answer]
 
 

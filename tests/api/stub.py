@@ -1,7 +1,8 @@
 """One small server that speaks the APIs of OpenAI (and of Azure and compatible servers), Anthropic and Gemini, on loopback.
 
 A test says what it answers (`Stub.script`) and reads what it was asked (`Stub.asked`). What it answers is the same for all three: a `Reply` (what the
-model would write if nobody stopped it, and how its stream goes wrong), a `Fault` (an error's status), or a function of what was asked that gives one of them.
+model would write if nobody stopped it, and how its stream goes wrong), a `Fault` (an error's status), a body as it is, or a function of what was asked that gives
+one of them.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Stub:
     def answer(self, asked: Asked) -> Answer:
         """The script's answer to a request."""
         self.asked.append(asked)
-        if isinstance(self.script, Reply | Fault):
+        if isinstance(self.script, Reply | Fault | bytes):
             return self.script
         if callable(self.script):
             return self.script(asked)
@@ -140,6 +141,10 @@ def build_app(stub: Stub) -> Starlette:
             )
             asked = protocol.read(raw)
             answer = stub.answer(asked)
+            if isinstance(answer, bytes):
+                return Response(
+                    answer, media_type="text/event-stream" if asked.stream else "application/json"
+                )
             if isinstance(answer, Fault):
                 if not answer.status:
                     return _Told(stub, [], None, media_type="")

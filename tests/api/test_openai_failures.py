@@ -73,6 +73,7 @@ async def test_statuses(
         ({"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT", "date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 30.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT"}, 0.0),
         ({"retry-after": "soon"}, 0.0),
+        ({"retry-after": f"Wed, 21 Oct {'9' * 20} 07:28:30 GMT"}, 0.0),
         ({}, 0.0),
     ],
 )
