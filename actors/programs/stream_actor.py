@@ -257,7 +257,7 @@ class StreamActor(Actor):
         try:
             async with asyncio.timeout(self._left()) as self._doing:
                 if self._setup.client.api is not None and isinstance(step.node, Gen | Select):
-                    await self._await_more()
+                    await self._await_more(step.node)
                 await self._do(step)
         finally:
             self._doing = None
@@ -322,14 +322,18 @@ class StreamActor(Actor):
             live = setup.live or self._audience.follows(node.name)
             await remote.generate(stream, node, setup, self._left(), emit, live=live)
 
-    async def _await_more(self) -> None:
-        """Wait a moment for what follows the gen that is to be done: one call of an API model may be for several.
+    async def _await_more(self, node: Gen | Select) -> None:
+        """Wait a moment for what follows the gen that is to be done: one call of an API model may be for several, and is streamed only if somebody reads.
 
-        The body goes on meanwhile, until it waits for something. A stream that somebody waits for, or whose turn is closed, has what it gets.
+        The body goes on meanwhile, until it waits for something. A stream that somebody waits for has what it gets; so has one whose turn is closed, once
+        somebody reads the gen.
         """
         setup, stream = self._setup, self._stream
-        hold = HOLD if setup.entry is None else DURABLE_HOLD
-        while setup.speculation and remote.is_open(stream) and not (self._waiters or self._marks):
+        while not (self._waiters or self._marks):
+            more = setup.speculation and remote.is_open(stream)
+            if not more and (setup.live or isinstance(node, Select) or self._audience.follows(node.name)):
+                return
+            hold = DURABLE_HOLD if more and setup.entry is not None else HOLD
             self._news.clear()
             try:
                 async with asyncio.timeout(hold):

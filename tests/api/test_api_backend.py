@@ -19,7 +19,7 @@ from sgl_actors.actors.programs.price_table import price_file, prices_of
 from sgl_actors.actors.programs.resumption import backend_of
 from sgl_actors.errors import ConfigError, Unauthorized
 from sgl_actors.lang.backends.capabilities import NONE
-from sgl_actors.lang.backends.vendor import Ask
+from sgl_actors.lang.backends.vendor import Ask, Text
 from tests.api.fake_vendor import Fake, FakeVendor, end
 from tests.api.stub import Fault, Reply, Stub
 from tests.node.test_processes import running, write_config
@@ -65,6 +65,23 @@ async def test_a_program_runs_on_an_api_model() -> None:
         sgl.set_default_backend(None)
     await backend.close()
     assert vendor.closed == 1
+
+
+@pytest.mark.parametrize("speculation", [True, False])
+async def test_what_the_body_reads_next_is_streamed(speculation: bool) -> None:
+    """It begins to read when its turn is complete, and before the model is asked."""
+
+    @sgl.function
+    async def reads(s: sgl.ProgramState) -> list[str]:
+        s += sgl.user("The capital of France?") + sgl.assistant(sgl.gen("city", max_tokens=8))
+        return [piece async for piece in s.text_iter("city")]
+
+    vendor = FakeVendor([[Text("Pa"), end("Paris")]], continuation=NONE)
+    backend = Fake(vendor)
+    state = await reads.run(backend=backend, speculation=speculation)
+    assert vendor.asked[0].stream
+    assert "".join(state.value) == "Paris"
+    await backend.close()
 
 
 async def test_all_programs_share_one_budget() -> None:
