@@ -53,6 +53,11 @@ async def generate(
     model = model_of(setup)
     capabilities = model.capabilities
     sampling = resolve(node.sampling, setup.sampling, _seed(stream, setup), node.constraint)
+    if (
+        stream.number in stream.filled
+    ):  # a form of the select before it has it, also where gens by themselves go on
+        await whole_turn.generate(stream, node, setup, sampling, timeout, emit, live=live)
+        return
     native = bool(node.tools) and capabilities.tools and not _is_begun(stream.prompt)
     constraint = None if native else sampling.constraint
     kept = constraint is None or constraint.kind in capabilities.constraints

@@ -178,6 +178,25 @@ async def test_prefill_goes_on_with_the_turn_and_not_over_its_end() -> None:
     assert request.continue_final
 
 
+async def test_a_gen_that_a_selects_form_has_filled_is_not_asked_for_again() -> None:
+    """Also of a model whose gens by themselves go on with the turn: one call is for both, and no text is thrown away."""
+
+    @sgl.function
+    async def verdict(s: sgl.ProgramState) -> None:
+        s += sgl.user("Is it so?")
+        s += sgl.assistant(
+            "I say " + sgl.select("verdict", choices=["yes", "no"]) + "," + sgl.gen("why", stop=".") + "."
+        )
+
+    backend = ApiMock(
+        lambda _request, _call: '{"verdict": "no", "why": " it never was"}', continuation=PREFILL, schema=True
+    )
+    state = await verdict.run(backend=backend)
+    assert state.text().endswith("I say no, it never was.<|im_end|>\n")
+    assert state.meta("why")["speculated"] is True
+    assert (state.usage.calls, state.usage.wasted_tokens) == (1, 0)
+
+
 async def test_a_model_that_turns_out_to_go_on_with_nothing_writes_whole_turns() -> None:
     """A 400 to a prefill is learnt from: the same gen is had by a form, and the program knows nothing of it."""
 
