@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import msgspec
 
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions
+from sgl_actors.actors.tokenizer.stop_patterns import StopPatterns
 
 
 class Stop(NamedTuple):
@@ -27,14 +27,23 @@ class Stop(NamedTuple):
     matched: str
 
 
-def find_stop(text: str, sampling: SamplingOptions) -> Stop | None:
-    """The first stop in a text, or None. Of two that are complete at the same place, the longer one."""
-    found = [(at + len(stop), at, stop) for stop in sampling.stop if (at := text.find(stop)) >= 0]
-    matches = [(re.search(pattern, text), pattern) for pattern in sampling.stop_regex]
-    found += [(match.end(), match.start(), pattern) for match, pattern in matches if match]
+def find_stop(text: str, sampling: SamplingOptions, known: int = 0) -> Stop | None:
+    """The first stop in a text, or None. Of two that are complete at the same place, the longer one.
+
+    Expressions are those of a node, with its bounds on what they may take; the first `known` characters are known to hold no stop.
+
+    Raises:
+        InvalidRequest: an expression makes no sense, or takes too long on this text.
+    """
+    found = [
+        (at + len(stop), at, at + len(stop), stop) for stop in sampling.stop if (at := text.find(stop)) >= 0
+    ]
+    if sampling.stop_regex:
+        match = StopPatterns(sampling.stop_regex).look(text, known)
+        found += [] if match is None else [match]
     if not found:
         return None
-    end, start, matched = min(found, key=lambda one: one[:2])
+    _, start, end, matched = min(found, key=lambda one: one[:2])
     return Stop(end if sampling.no_stop_trim else start, start, end, matched)
 
 
@@ -72,9 +81,10 @@ class Cutter:
 
     def feed(self, piece: str) -> str:
         """More of it; what may be shown now. With expressions among the stops nothing is, before the end."""
+        known = len(self.text)
         self.text += piece
         if self.stop is None:
-            self.stop = find_stop(self.text, self._sampling)
+            self.stop = find_stop(self.text, self._sampling, known)
         if self._sampling.stop_regex and self.stop is None:
             return ""
         return self._show(len(self.kept) - (0 if self.stop else self._held))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
+from sgl_actors.actors.tokenizer.stop_patterns import compile_pattern
 from sgl_actors.lang.backends.capabilities import TEXT, Capabilities
 from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, Constraint
 from sgl_actors.lang.errors import Unsupported, UnsupportedMedia
@@ -71,6 +72,7 @@ def check_asked(
 
     Raises:
         Unsupported: so it is; the message says who can, `param` which argument.
+        InvalidRequest: an expression of `stop_regex` that no model takes.
     """
     where = f"{what}: {title}"
     taken = OURS | {*capabilities.sampling} | ({"logit_bias"} if capabilities.logit_bias else set())
@@ -87,6 +89,8 @@ def check_asked(
     elif sampling.constraint is not None and not _follows(sampling.constraint, capabilities):
         kind = sampling.constraint.kind
         raise Unsupported(f"{where} follows no constraint of kind {kind}; {_who(kind)}", param=kind)
+    for pattern in sampling.stop_regex:
+        compile_pattern(pattern)
     _check_logprobs(where, node, capabilities)
 
 
