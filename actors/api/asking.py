@@ -101,6 +101,7 @@ class _Reading:
                 if isinstance(event, End):
                     return self._end(event)
                 self.used = event.used or self.used
+                self._check(event.text)
                 self._text += event.text
                 if not self._outlet.write(event.text):
                     raise Hopeless(self._outlet.failure or self._changed())
@@ -111,9 +112,18 @@ class _Reading:
 
     def _end(self, end: End) -> End:
         self.used = end.used
+        for one in end.completions:
+            self._check(one.text)
         if not end.completions or not end.completions[0].text.startswith(self._outlet.handed):
             raise Hopeless(self._outlet.failure or self._changed())
         return end
+
+    def _check(self, text: str) -> None:
+        """Raise for half of a surrogate pair, which JSON can hold: no prompt that goes on behind it could be sent."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BrokenAnswer(f"{self._vendor.title}: the answer is no Unicode text; ask again") from None
 
     def _is_through(self, piece: str) -> str:
         """Why it ends here, because the rest is of no use and what it has used is known; "" if it does not."""

@@ -14,6 +14,7 @@ from sgl_actors.actors.api.messages import Options
 from sgl_actors.errors import ConfigError, SglActorsError
 from sgl_actors.lang.backends.capabilities import TEXT
 from sgl_actors.lang.backends.vendor import Settings, Vendor
+from sgl_actors.lang.trace import Prices
 
 LEAST: Final = {
     "concurrency": 1,
@@ -43,6 +44,10 @@ def checked_options(options: Options) -> Options:
     """The options; `ConfigError` for a number out of its range, or a model without a name."""
     if not options.model:
         raise ConfigError("model: an API's model has a name", param="model")
+    for name in Prices.__struct_fields__ if options.prices else ():
+        value = getattr(options.prices, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ConfigError(f"prices: {name}: expected a number from 0 on, got {value:g}", param="prices")
     for name, least in LEAST.items():
         value = getattr(options, name)
         if not least <= value < math.inf:

@@ -13,6 +13,7 @@ from sgl_actors.actors.programs.api_hosts import describe
 from sgl_actors.actors.programs.local_kernel import open_kernel
 from sgl_actors.actors.programs.price_table import prices_of
 from sgl_actors.actors.programs.runtime import Backend, NodeHandle
+from sgl_actors.errors import ConfigError
 from sgl_actors.lang.budget import Budget
 from sgl_actors.lang.protocols import Client
 from sgl_actors.lang.trace import Prices
@@ -85,7 +86,7 @@ class OpenAI(ApiBackend):
         extra: fields of every request's body.
 
     Raises:
-        ConfigError: the table of prices cannot be read.
+        ConfigError: the table of prices cannot be read, or `base_url` is no address.
 
     Example:
         >>> OpenAI("gpt-4o-mini", requests_per_minute=500)
@@ -213,5 +214,8 @@ class Gemini(_Plain):
 
 def _address(url: str) -> str:
     """An address for people: without a password, or a query that may hold one."""
-    found = urlsplit(url)
+    try:
+        found = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"base_url: {url!r:.80} is no address: {error}", param="base_url") from None
     return f"{found.scheme}://{found.netloc.rpartition('@')[2]}{found.path}"

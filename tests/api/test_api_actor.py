@@ -153,6 +153,14 @@ async def test_a_request_is_asked_again_where_that_helps(house: House) -> None:
     assert house.counts["api_failures_not_ready_total"] == 1
 
 
+@pytest.mark.parametrize("live", [True, False])
+async def test_half_of_a_surrogate_pair_is_no_answer(house: House, live: bool) -> None:
+    """JSON can hold one. Nobody gets it, for no prompt with it could be sent."""
+    vendor = await house.host(FakeVendor([[Text("\ud83d"), end("\ud83d")], [end("\ud83d")], end("Paris")]))
+    assert texts(await house.ask(live=live))[-1] == "Paris"
+    assert len(vendor.asked) == 3
+
+
 async def test_a_request_is_not_asked_again_where_it_does_not_help(house: House) -> None:
     """The error comes as the vendor raised it, after one try."""
     vendor = await house.host(FakeVendor([InvalidRequest("too hot", param="temperature"), end("never")]))

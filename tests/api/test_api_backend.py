@@ -67,6 +67,12 @@ async def test_a_program_runs_on_an_api_model() -> None:
     assert vendor.closed == 1
 
 
+def test_an_address_that_is_none_is_named() -> None:
+    """At once, as whatever else is wrong with a backend's arguments."""
+    with pytest.raises(ConfigError, match=r"base_url: 'http://\[' is no address"):
+        sgl.OpenAI("m", base_url="http://[")
+
+
 @pytest.mark.parametrize("speculation", [True, False])
 async def test_what_the_body_reads_next_is_streamed(speculation: bool) -> None:
     """It begins to read when its turn is complete, and before the model is asked."""

@@ -25,6 +25,8 @@ from sgl_actors.errors import ConfigError
         ({"provider": "acme"}, "acme"),
         ({"api_key": "sk-1"}, "api_key"),
         ({"prices": {"input": "free"}}, "prices"),
+        ({"prices": {"input": -1.0, "output": 1.0}}, "prices: input"),
+        ({"prices": {"input": 1.0, "output": float("nan")}}, "prices: output"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], words: str) -> None:
