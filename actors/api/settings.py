@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,6 +29,7 @@ LEAST: Final = {
 }
 PER_MINUTE: Final = {"requests_per_minute", "tokens_per_minute"}
 FILE: Final = "file:"
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def read_options(given: Mapping[str, Any]) -> Options:
@@ -56,6 +60,7 @@ def checked_options(options: Options) -> Options:
             raise ConfigError(
                 f"{name}: expected 0 (no limit) or a number from 1 on, got {value:g}", param=name
             )
+    _check_sent(options)
     return options
 
 
@@ -63,6 +68,30 @@ def settings_of(options: Options, key: str) -> Settings:
     """What a vendor is told."""
     names = set(Settings.__struct_fields__) - {"key"}
     return Settings(key=key, **{name: getattr(options, name) for name in names})
+
+
+def _check_sent(options: Options) -> None:
+    """Raise `ConfigError` for what could never be sent: it would look like an answer that broke off. Values are not shown, they may be secret."""
+    for name in ("base_url", "azure_endpoint"):
+        try:
+            url = urlsplit(getattr(options, name))
+            wrong = bool(url.geturl()) and (
+                url.scheme not in {"http", "https"} or not url.hostname or url.port == 0
+            )
+        except ValueError:
+            wrong = True
+        if wrong or not getattr(options, name).isprintable():
+            raise ConfigError(f"{name}: expected an address, http://… or https://…", param=name)
+    for header, value in options.headers.items():
+        if not _HEADER.fullmatch(header):
+            raise ConfigError(f"headers: {header!r:.80} is no name of a header", param="headers")
+        if not (value.isascii() and value.isprintable()):
+            raise ConfigError(f"headers: {header}: its value is no line of ASCII text", param="headers")
+    try:
+        json.dumps(options.extra, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        why = "a text is no Unicode" if isinstance(error, UnicodeError) else str(error)
+        raise ConfigError(f"extra: it cannot be sent as JSON: {why}", param="extra") from None
 
 
 async def template_of(options: Options, vendor: Vendor) -> tuple[str, dict[str, str]]:

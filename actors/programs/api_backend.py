@@ -217,5 +217,5 @@ def _address(url: str) -> str:
     try:
         found = urlsplit(url)
     except ValueError as error:
-        raise ConfigError(f"base_url: {url!r:.80} is no address: {error}", param="base_url") from None
+        raise ConfigError(f"base_url is no address: {error}", param="base_url") from None
     return f"{found.scheme}://{found.netloc.rpartition('@')[2]}{found.path}"

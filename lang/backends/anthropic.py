@@ -35,6 +35,7 @@ from sgl_actors.lang.backends.vendor_help import (
     load_sdk,
     overridden,
     pieces,
+    plain_address,
     said,
     schema_of,
     seconds_of,
@@ -282,7 +283,7 @@ class Anthropic:
         if isinstance(error, sdk.APIConnectionError):
             cause = said(error.__cause__ or error, self.settings.key)
             return NotReady(
-                f"{self.title}: {self._client.base_url} cannot be reached, or hung up ({cause}); ask again later"
+                f"{self.title}: {plain_address(self._client.base_url)} cannot be reached, or hung up ({cause}); ask again later"
             )
         return BrokenAnswer(
             f"{self.title}: the answer broke off, or cannot be read ({type(error).__name__}: {words}); ask again"

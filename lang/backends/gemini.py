@@ -35,6 +35,7 @@ from sgl_actors.lang.backends.vendor_help import (
     load_sdk,
     overridden,
     pieces,
+    plain_address,
     said,
     schema_of,
     seconds_of,
@@ -287,7 +288,7 @@ class Gemini:
             return _late(self.title, timeout)
         if isinstance(error, httpx2.ConnectError):
             return NotReady(
-                f"{self.title}: nothing answers at {self.settings.base_url or 'the API'} ({words}); ask again later"
+                f"{self.title}: nothing answers at {plain_address(self.settings.base_url) if self.settings.base_url else 'the API'} ({words}); ask again later"
             )
         return BrokenAnswer(
             f"{self.title}: the answer broke off, or cannot be read ({type(error).__name__}: {words}); ask again"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -76,6 +77,17 @@ def said(words: object, key: str) -> str:
     text = " ".join(str(words).split())
     text = text.replace(key, "[key]") if key else text
     return text if len(text) <= MAX_SAID else f"{text[:MAX_SAID]}…"
+
+
+def plain_address(url: object) -> str:
+    """An address for a message: without what may be secret in it.
+
+    Example:
+        >>> plain_address("http://ann:secret@127.0.0.1:80/v1?key=1")
+        'http://127.0.0.1:80/v1'
+    """
+    found = urlsplit(str(url))
+    return f"{found.scheme}://{found.netloc.rpartition('@')[2]}{found.path}"
 
 
 def cause_of(error: Exception, key: str) -> Exception | None:
