@@ -9,7 +9,7 @@ import msgspec
 
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import Chunk, SamplingOptions
-from sgl_actors.actors.tokenizer.stop_patterns import StopPatterns
+from sgl_actors.lang.stop_patterns import StopPatterns
 
 
 class Stop(NamedTuple):

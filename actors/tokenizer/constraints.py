@@ -7,10 +7,10 @@ import asyncio
 from sgl_actors.actors.grammar.messages import Compile, Compiled
 from sgl_actors.actors.microkernel import Context, Request
 from sgl_actors.actors.tokenizer.messages import SamplingOptions, VocabularyInfo
-from sgl_actors.actors.tokenizer.stop_patterns import compile_pattern
 from sgl_actors.actors.tokenizer.vocabulary import Vocabulary
 from sgl_actors.errors import ActorDown, NotReady
 from sgl_actors.lang.constraints.constraint import Constraint
+from sgl_actors.lang.stop_patterns import compile_pattern
 
 PATIENCE = 30.0
 """Seconds that a request waits for a grammar actor that is down."""

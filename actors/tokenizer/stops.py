@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sgl_actors.actors.tokenizer.stop_patterns import StopPatterns
 from sgl_actors.actors.tokenizer.stop_strings import StopStrings
+from sgl_actors.lang.stop_patterns import StopPatterns
 
 
 class Stops:

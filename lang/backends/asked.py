@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
-from sgl_actors.actors.tokenizer.stop_patterns import compile_pattern
 from sgl_actors.lang.backends.capabilities import TEXT, Capabilities
 from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, Constraint
 from sgl_actors.lang.errors import Unsupported, UnsupportedMedia
 from sgl_actors.lang.ir import IMAGE, VIDEO, Gen, Media, Select
+from sgl_actors.lang.stop_patterns import compile_pattern
 
 LOGPROBS: Final = "logprobs"
 """A select by the log probabilities of its choices."""

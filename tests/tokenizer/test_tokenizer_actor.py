@@ -21,7 +21,7 @@ from sgl_actors.actors.scheduler.messages import (
     Stop,
     Update,
 )
-from sgl_actors.actors.tokenizer import constraints, prompts, served, stop_patterns
+from sgl_actors.actors.tokenizer import constraints, prompts, served
 from sgl_actors.actors.tokenizer.actor import INLINE, TokenizerActor
 from sgl_actors.actors.tokenizer.messages import (
     Cancel,
@@ -48,6 +48,7 @@ from sgl_actors.errors import (
     ProtocolError,
     SglActorsError,
 )
+from sgl_actors.lang import stop_patterns
 from sgl_actors.lang.constraints.constraint import Constraint
 from tests.tokenizer.house import END, A, B, House, ScriptedGrammar, ScriptedScheduler
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_actors.actors.tokenizer import stop_patterns
-from sgl_actors.actors.tokenizer.stop_patterns import MAX_QUANTIFIERS, compile_pattern
 from sgl_actors.actors.tokenizer.stops import Stops
 from sgl_actors.errors import InvalidRequest
+from sgl_actors.lang import stop_patterns
+from sgl_actors.lang.stop_patterns import MAX_QUANTIFIERS, compile_pattern
 
 PATTERNS = ["ab", "b+a", "[bc]c", "a.*c", "(?<=a)b", r"\n+", "ca|b"]
 
