@@ -84,7 +84,11 @@ class Desk:
             try:
                 return await work()
             except SglActorsError as error:
-                await self._sleep(tries.again(error, self._clock()))
+                try:
+                    pause = tries.again(error, self._clock())
+                except SglActorsError as final:
+                    raise self._told(final, tries.retries) from None
+                await self._sleep(pause)
 
     async def close(self) -> None:
         """Close the vendor."""

@@ -65,6 +65,7 @@ class OpenAI:
         self.dialect = settings.dialect
         self._base = (settings.azure_endpoint or settings.base_url).rstrip("/") or BASE_URL
         self._context = 0
+        self._refused: Unauthorized | None = None
         self._sdk: Any = None
         self._client: Any = None
 
@@ -146,10 +147,18 @@ class OpenAI:
         yield end
 
     async def template(self) -> tuple[str, Mapping[str, str]]:
-        """See `Vendor`."""
-        if self.capabilities.continuation != TEXT or self.dialect in {OPENAI, OTHER}:
+        """See `Vendor`.
+
+        Raises:
+            Unauthorized: the server did not say who it is, because of the key: nobody knows of a template, but that is not what is wrong.
+        """
+        if self.capabilities.continuation != TEXT:
             return "", {}
-        info = await self._known("props" if self.dialect == LLAMA_CPP else "tokenizer_info")
+        info: Any = None
+        if self.dialect not in {OPENAI, OTHER}:
+            info = await self._known("props" if self.dialect == LLAMA_CPP else "tokenizer_info")
+        if self._refused is not None:
+            raise self._refused
         source = info.get("chat_template") if isinstance(info, dict) else None
         if not isinstance(source, str):
             return "", {}
@@ -209,8 +218,20 @@ class OpenAI:
             return Found(told.dialect or OPENAI)
         if told.dialect and (told.dialect in {OPENAI, OTHER} or told.api == "chat"):
             return Found(told.dialect)
-        found = found_in(await self._known("/models"), told.model)
+        listed = await self._known("/models")
+        if listed is None and self._refused is None and httpx2.URL(self._base).path == "/":
+            await self._check_path()
+        found = found_in(listed, told.model)
         return Found(told.dialect or found.dialect, found.context)
+
+    async def _check_path(self) -> None:
+        """`ConfigError` for an address that only lacks the path of the API, as nearly all servers have it."""
+        if isinstance(await self._known("/v1/models"), dict):
+            raise ConfigError(
+                f'{self.title}: the API is not at {self._base} but at {self._base}/v1; say base_url="{self._base}/v1"',
+                param="base_url",
+            )
+        self._refused = None
 
     async def _room(self, prompt: str) -> dict[str, int]:
         """The limit that stands for none: completions without one are short, whatever room the context leaves. Nothing if nobody knows it."""
@@ -236,7 +257,10 @@ class OpenAI:
         """The same; None from a server that does not say it."""
         try:
             return await self._look_up("get", path)
-        except (ModelNotFound, InvalidRequest, Unauthorized, Forbidden, BrokenAnswer):
+        except Unauthorized as error:
+            self._refused = error
+            return None
+        except (ModelNotFound, InvalidRequest, Forbidden, BrokenAnswer):
             return None
 
     async def _parts(

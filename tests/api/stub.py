@@ -62,6 +62,7 @@ class Stub:
         asked: requests for completions so far.
         visited: paths of all requests.
         models: what `/v1/models` lists; None for a server without.
+        locked: whether `/v1/models` wants another key.
         template: what `/tokenizer_info` and `/props` say; None for a server without.
         gone: set when a client leaves before its answer is through.
     """
@@ -77,6 +78,7 @@ class Stub:
         self.asked: list[Asked] = []
         self.visited: list[str] = []
         self.models: list[dict[str, Any]] | None = None
+        self.locked = False
         self.template: dict[str, Any] | None = None
         self.words = Words()
         self.gone.clear()
@@ -164,6 +166,8 @@ def build_app(stub: Stub) -> Starlette:
 
     async def models(request: Request) -> Response:
         stub.visited.append(request.url.path)
+        if stub.locked:
+            return JSONResponse({"error": {"message": "bad key"}}, 401)
         if stub.models is None:
             return JSONResponse({"detail": "Not Found"}, 404)
         return JSONResponse({"object": "list", "data": stub.models})

@@ -10,6 +10,7 @@ from sgl_actors.actors.tokenizer.messages import ChatMessage, SamplingOptions
 from sgl_actors.errors import (
     ConfigError,
     NotReady,
+    Unauthorized,
 )
 from sgl_actors.lang.backends.vendor import Ask, Tokens
 from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, LARK, REGEX, Constraint
@@ -218,6 +219,25 @@ async def test_chat_templates(stub: Stub, connect: Open) -> None:
         "/tokenizer_info",
         "/props",
     ]
+
+
+async def test_a_refused_key_is_no_missing_template(stub: Stub, connect: Open) -> None:
+    """Who may not ask for the models is told of the key, not of a template; a chat model, which needs none, is opened."""
+    stub.locked = True
+    vendor = await connect("m", api="completions", dialect="")
+    with pytest.raises(Unauthorized, match="the key is wrong"):
+        await vendor.template()
+    chat = await connect("m", dialect="")
+    assert (chat.dialect, await chat.template()) == ("other", ("", {}))
+
+
+async def test_an_address_without_its_path(stub: Stub, connect: Open) -> None:
+    """Where only `/v1` is missing the error says so; where nothing is found there either the server is opened as one that nobody knows."""
+    stub.models = [{"id": "m", "owned_by": "vllm"}]
+    with pytest.raises(ConfigError, match=f'the API is .* at {stub.url}/v1; say base_url="{stub.url}/v1"'):
+        await connect("m", base_url=stub.url, dialect="")
+    stub.models = None
+    assert (await connect("m", base_url=f"{stub.url}/", dialect="")).dialect == "other"
 
 
 async def test_token_ids(stub: Stub, connect: Open) -> None:
