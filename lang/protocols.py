@@ -85,11 +85,18 @@ class Call(NamedTuple):
     basis: tuple[Any, SamplingOptions] | None = None
 
 
-class ApiModel(msgspec.Struct, frozen=True):
-    """An API model as programs see it; `title` is for messages."""
+class ApiModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An API model as programs see it.
+
+    Attributes:
+        title: for messages.
+        capabilities: what it can do.
+        priced: whether its prices are known, so that a run may have a budget of cost.
+    """
 
     title: str
     capabilities: Capabilities
+    priced: bool = True
 
 
 class Client(Protocol):

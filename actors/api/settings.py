@@ -45,7 +45,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
 
 
 def checked_options(options: Options) -> Options:
-    """The options; `ConfigError` for a number out of its range, or a model without a name."""
+    """The options; `ConfigError` for a number out of its range, a model without a name, or a budget that nothing can be counted for."""
     if not options.model:
         raise ConfigError("model: an API's model has a name", param="model")
     for name in Prices.__struct_fields__ if options.prices else ():
@@ -61,6 +61,11 @@ def checked_options(options: Options) -> Options:
                 f"{name}: expected 0 (no limit) or a number from 1 on, got {value:g}", param=name
             )
     _check_sent(options)
+    if options.budget.cost is not None and options.prices is None:
+        raise ConfigError(
+            f"budget: cost={options.budget.cost:g} needs prices, and nobody knows those of {options.model}; say prices=, or write them into prices.toml",
+            param="budget",
+        )
     return options
 
 

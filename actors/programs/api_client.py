@@ -60,7 +60,7 @@ class ApiClient:
     @property
     def api(self) -> ApiModel:
         """What is known of the model now."""
-        return ApiModel(self._info.title, self._info.capabilities)
+        return ApiModel(self._info.title, self._info.capabilities, self._info.prices is not None)
 
     async def generate(
         self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None

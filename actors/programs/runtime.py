@@ -186,6 +186,11 @@ class Backend:
     async def _start(self, name: str, options: RunOptions, entry: Entry | None) -> LiveRun:
         opened = await self.open()
         context, client = opened.context, opened.client
+        if options.budget.cost is not None and client.api is not None and not client.api.priced:
+            raise ConfigError(
+                f"budget: cost={options.budget.cost:g} needs prices, and nobody knows those of {client.api.title}; say prices=, or write them into prices.toml",
+                param="budget",
+            )
         if entry is not None:
             client = JournalClient(client, entry, limited=options.budget.tokens is not None)
         drawn = secrets.randbits(63) if options.seed is None else options.seed

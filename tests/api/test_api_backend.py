@@ -99,6 +99,16 @@ async def test_all_programs_share_one_budget() -> None:
     await backend.close()
 
 
+async def test_a_budget_of_cost_needs_prices() -> None:
+    """Without any it would never be used up, so nothing is asked."""
+    vendor = FakeVendor(lambda ask: end(" Paris.", output=3))
+    backend = Fake(vendor)
+    with pytest.raises(ConfigError, match=r"cost=0\.5 needs prices"):
+        await capital.run(backend=backend, budget=sgl.Budget(cost=0.5))
+    assert vendor.asked == []
+    await backend.close()
+
+
 async def test_several_completions_and_their_usage() -> None:
     """`n` is one request where the model takes that, and its prompt counts once."""
 

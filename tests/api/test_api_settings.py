@@ -34,6 +34,7 @@ from sgl_actors.errors import ConfigError
         ({"extra": {"user": "\ud83d"}}, "extra: .*Unicode"),
         ({"prices": {"input": -1.0, "output": 1.0}}, "prices: input"),
         ({"prices": {"input": 1.0, "output": float("nan")}}, "prices: output"),
+        ({"budget": {"cost": 1.0}}, "cost=1 needs prices, and nobody knows those of m"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], words: str) -> None:
