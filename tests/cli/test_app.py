@@ -101,6 +101,8 @@ def test_a_wrong_flag_exits_2(home: dict[str, str], tmp_path: Path) -> None:
         (["check-config", "--set", "gateway.prot=1"], "--set gateway.prot: unknown key, did you mean port?"),
         (["run", "--url", "nowhere", "p.py"], "'nowhere' is no address of a node"),
         (["run", "--url", "http://x", "--node", "n", "p.py"], "--url and --node: one of them"),
+        (["run", "--api", "openai:m", "--node", "n", "p.py"], "--api and --node: one of them"),
+        (["run", "--key", "env:K", "p.py"], "--key: it is of an API, which --api names"),
         (["check-config", "--set", "a"], "--set a: expected SECTION.KEY=VALUE"),
         (["start", "--prot", "1"], "--prot"),
     ):

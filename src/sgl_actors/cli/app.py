@@ -97,6 +97,14 @@ def run(
             metavar="PROVIDER:MODEL",
         ),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            help="With --api: where the key stands, env:NAME, file:PATH or none. Without it it is the vendor's own variable, for the vendor's own address only.",
+            metavar="WHERE",
+        ),
+    ] = None,
 ) -> None:
     """Run a program. What follows the file's name are its arguments.
 
@@ -105,9 +113,11 @@ def run(
     from sgl_actors.cli.programs import run_file, use_api, use_node
 
     if api is not None and node is None:
-        use_api(api, url)
+        use_api(api, url, key)
     elif api is not None:
         raise ConfigError("--api and --node: one of them says where to run")
+    elif key is not None:
+        raise ConfigError("--key: it is of an API, which --api names")
     elif url is not None or node is not None:
         use_node(url, node)
     raise typer.Exit(run_file(file, context.args))

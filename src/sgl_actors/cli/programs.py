@@ -30,15 +30,16 @@ def use_node(url: str | None, name: str | None) -> None:
 APIS = ("openai", "openai-completions", "anthropic", "gemini")
 
 
-def use_api(spec: str, url: str | None) -> None:
+def use_api(spec: str, url: str | None, key: str | None = None) -> None:
     """Have programs run on an API model, unless they choose where to run themselves.
 
     Args:
         spec: ``PROVIDER:MODEL``, with one of `APIS`.
         url: address of the API, if it is not the vendor's own.
+        key: where its key stands: ``env:NAME``, ``file:PATH`` or ``none``.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: `spec` is none of these.
     """
     import sgl_actors
     from sgl_actors.lang.threaded.config import global_config
@@ -50,7 +51,7 @@ def use_api(spec: str, url: str | None) -> None:
     make = {"anthropic": sgl_actors.Anthropic, "gemini": sgl_actors.Gemini}.get(provider, sgl_actors.OpenAI)
 
     def backend() -> Any:
-        return make(model, base_url=url or "", **more)
+        return make(model, base_url=url or "", key=key or "", **more)
 
     sgl_actors.set_default_backend(backend())
     global_config.default_backend = backend()
