@@ -192,8 +192,8 @@ class Anthropic(_Plain):
     Its arguments mean what they mean for `OpenAI`.
 
     Example:
-        >>> Anthropic("claude-sonnet-4-5", concurrency=8)
-        <Anthropic claude-sonnet-4-5 not open>
+        >>> Anthropic("claude-haiku-4-5", concurrency=8)
+        <Anthropic claude-haiku-4-5 not open>
     """
 
     provider = "anthropic"

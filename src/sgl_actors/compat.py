@@ -331,8 +331,8 @@ class Anthropic(api_backend.Anthropic):
         ConfigError: another argument.
 
     Example:
-        >>> Anthropic("claude-sonnet-4-5")
-        <Anthropic claude-sonnet-4-5 not open>
+        >>> Anthropic("claude-haiku-4-5")
+        <Anthropic claude-haiku-4-5 not open>
     """
 
     def __init__(self, model_name: str, **kwargs: Any) -> None:
