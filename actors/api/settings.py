@@ -28,6 +28,7 @@ LEAST: Final = {
     "timeout": 0.001,
 }
 PER_MINUTE: Final = {"requests_per_minute", "tokens_per_minute"}
+CHOICES: Final = {"provider": ("openai", "anthropic", "gemini"), "api": ("chat", "completions")}
 FILE: Final = "file:"
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -41,7 +42,17 @@ def read_options(given: Mapping[str, Any]) -> Options:
     try:
         return checked_options(msgspec.convert(dict(given), Options))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"options of an API's actor: {error}", param="options") from None
+        raise ConfigError(f"options of an API's actor: {error}{_choices(given)}", param="options") from None
+
+
+def _choices(given: Mapping[str, Any]) -> str:
+    """What may stand where none of it stands."""
+    wrong = [
+        f"{name} is one of {', '.join(ones)}"
+        for name, ones in CHOICES.items()
+        if given.get(name, ones[0]) not in ones
+    ]
+    return "".join(f"; {words}" for words in wrong)
 
 
 def checked_options(options: Options) -> Options:
