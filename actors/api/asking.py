@@ -105,9 +105,9 @@ class _Reading:
                 self._text += event.text
                 if not self._outlet.write(event.text):
                     raise Hopeless(self._outlet.failure or self._changed())
-                if reason := self._is_through(event.text):
+                if self._is_through(event.text):
                     assert self.used is not None
-                    return End((Completion(self._text, Finish(reason)),), self.used)
+                    return End((Completion(self._text, Finish("length")),), self.used)
         raise BrokenAnswer(f"{self._vendor.title}: the answer has no end")
 
     def _end(self, end: End) -> End:
@@ -125,14 +125,17 @@ class _Reading:
         except UnicodeEncodeError:
             raise BrokenAnswer(f"{self._vendor.title}: the answer is no Unicode text; ask again") from None
 
-    def _is_through(self, piece: str) -> str:
-        """Why it ends here, because the rest is of no use and what it has used is known; "" if it does not."""
+    def _is_through(self, piece: str) -> bool:
+        """Whether it is left here, because the rest is of no use and what it has used is known.
+
+        It is not the model that ended it, so for whoever reads on it is cut off.
+        """
         if self._follower is None:
-            return ""
+            return False
         if self._follower.feed(piece) != OPEN and self.used is not None:
-            return "stop"
+            return True
         too_long = self._first is not None and self.used is not None and self.used.output >= self._first
-        return "length" if too_long and self._follower.begins else ""
+        return too_long and self._follower.begins
 
     def _changed(self) -> BrokenAnswer:
         return BrokenAnswer(f"{self._vendor.title}: the answer's end is not what came in pieces")

@@ -322,7 +322,7 @@ async def test_an_answer_that_is_through_is_left(
     vendor = await house.host(FakeVendor([[*steps, end("never")]], counting=True))
     answered = await house.answer(follow=((".",), ". Role:", (".",)))
     assert answered.end.completions[0].text == text
-    assert answered.end.completions[0].finish.reason == "stop"
+    assert answered.end.completions[0].finish.reason == "length"
     assert answered.end.used == Tokens(9, 0, read)
     assert vendor.left == 1
     assert vendor.asked[0].stream

@@ -1,0 +1,35 @@
+"""Where texts of API models could have been what no node would have written, or usage what nobody paid for: programs over the model's actor."""
+
+from __future__ import annotations
+
+import sgl_actors as sgl
+from sgl_actors.lang.backends.vendor import Ask, Event, Text, Tokens
+from tests.api.fake_vendor import Fake, FakeVendor, end
+
+
+async def test_what_was_left_early_is_no_end_of_the_model() -> None:
+    """An answer that was not read any further ends no later gen: one without a stop has to ask."""
+
+    def answers(ask: Ask) -> list[Event]:
+        if (ask.text or "").endswith("Name:"):
+            pieces = (" Ada", "\nJob:", " poet", "\n", "never")
+            return [Text(piece, Tokens(5, 0, number)) for number, piece in enumerate(pieces, 1)]
+        return [end("And so on.")]
+
+    @sgl.function
+    async def goes_on(s: sgl.ProgramState) -> str:
+        s += (
+            "Name:"
+            + sgl.gen("name", stop="\n", max_tokens=8)
+            + "\nJob:"
+            + sgl.gen("job", stop="\n", max_tokens=8)
+        )
+        await s["job"]
+        s += "\n" + sgl.gen("rest", max_tokens=8)
+        return str(await s["rest"])
+
+    vendor = FakeVendor(answers, counting=True)
+    async with Fake(vendor) as backend:
+        state = await goes_on.run(backend=backend)
+    assert (state["name"], state["job"], state.value) == (" Ada", " poet", "And so on.")
+    assert len(vendor.asked) == 2
