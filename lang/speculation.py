@@ -98,14 +98,22 @@ class Ahead:
         before: what has to stay as it is (the turns of the chat before this one; nothing for text).
         prompt: text that was gone on with.
         text: what was written, its own slot and all that follows.
+        how: the sampling that it was written with; a gen with another one asks for itself.
         ended_by: None if a limit ended it; else the model itself, or one of these stops, which are not in the text.
         tokens: of `text`.
     """
 
     def __init__(
-        self, before: Hashable, prompt: str, text: str, *, ended_by: tuple[str, ...] | None, tokens: int
+        self,
+        before: Hashable,
+        prompt: str,
+        text: str,
+        how: SamplingOptions,
+        *,
+        ended_by: tuple[str, ...] | None,
+        tokens: int,
     ) -> None:
-        self._before, self._expected = before, prompt + text
+        self._before, self._expected, self._how = before, prompt + text, how
         self._start = self._used = len(prompt)
         self._ended_by, self._tokens = ended_by, tokens
 
@@ -121,10 +129,12 @@ class Ahead:
     def take(self, before: Hashable, prompt: str, sampling: SamplingOptions) -> Taken | None:
         """The text of a gen at the end of `prompt`; None if it is not known, and has to be asked for.
 
-        It is known if the prompt agrees with what was expected, the gen's own stop was written or ended the whole (or the model did so by itself), it has
+        It is known if the gen samples alike, the prompt agrees with what was expected, the gen's own stop was written or ended the whole (or the model did so by itself), it has
         no more than `max_tokens`, as far as that can be told from its characters, and it is what its constraint says.
         """
         if before != self._before or not self._expected.startswith(prompt) or len(prompt) < self._start:
+            return None
+        if not alike(self._how, sampling):
             return None
         rest = self._expected[len(prompt) :]
         stop = find_stop(rest, sampling)

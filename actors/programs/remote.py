@@ -194,7 +194,9 @@ class _Gen:
             taken = Taken(one.text, one.finish, tokens, 0)
         else:
             ended_by = plan.stop if ended else None
-            stream.ahead = Ahead(here.before, here.text, cut.text, ended_by=ended_by, tokens=tokens)
+            stream.ahead = Ahead(
+                here.before, here.text, cut.text, self._sampling, ended_by=ended_by, tokens=tokens
+            )
             stream.count(Usage(wasted_tokens=stream.ahead.wasted))
             found = self._take(here)
             if found is None:

@@ -15,7 +15,7 @@ LINE = SamplingOptions(max_tokens=16, stop=("\n",))
 
 
 def ahead(text: str, *, ended_by: tuple[str, ...] | None = None, tokens: int = 10) -> Ahead:
-    return Ahead((), "Q: x\nName:", text, ended_by=ended_by, tokens=tokens)
+    return Ahead((), "Q: x\nName:", text, LINE, ended_by=ended_by, tokens=tokens)
 
 
 def test_text_is_taken_slot_by_slot_while_the_prompt_keeps_to_it() -> None:
@@ -38,6 +38,8 @@ def test_text_is_taken_slot_by_slot_while_the_prompt_keeps_to_it() -> None:
         ("Q: y\nName: Ada\nJob:", LINE),
         ("Q: x\nName: Ada\nJob:", SamplingOptions(stop=("#",))),
         ("Q: x\nName: Ada\nJob:", SamplingOptions(max_tokens=1, stop=("\n",))),
+        ("Q: x\nName: Ada\nJob:", SamplingOptions(temperature=0.0, stop=("\n",))),
+        ("Q: x\nName: Ada\nJob:", SamplingOptions(logit_bias=((7, 5.0),), stop=("\n",))),
         (
             "Q: x\nName: Ada\nJob:",
             SamplingOptions(stop=("\n",), constraint=Constraint(REGEX, " [0-9]+")),
@@ -45,13 +47,13 @@ def test_text_is_taken_slot_by_slot_while_the_prompt_keeps_to_it() -> None:
     ],
 )
 def test_what_was_not_written_is_not_taken(prompt: str, sampling: SamplingOptions) -> None:
-    """Another template, another prompt, a stop that was not written, too many tokens, or a text its constraint forbids: the gen has to ask."""
+    """Another template, another prompt, a stop that was not written, too many tokens, another way to sample, or a text its constraint forbids: the gen has to ask."""
     assert ahead(" Ada\nJob: a poet and mathematician\nAge:").take((), prompt, sampling) is None
 
 
 def test_what_stands_before_has_to_be_the_same() -> None:
     """Text of one chat is not taken in another."""
-    known = Ahead(("one",), "", "Ada\n", ended_by=None, tokens=2)
+    known = Ahead(("one",), "", "Ada\n", LINE, ended_by=None, tokens=2)
     assert known.take(("two",), "", LINE) is None
     assert known.take(("one",), "", LINE) is not None
 
@@ -148,7 +150,7 @@ def test_a_whole_template_is_taken_as_it_was_written(
 ) -> None:
     """Whatever the values, each gen gets its own, or has to ask."""
     text = "".join(value + template for value, template in zip(values, templates, strict=False)) + rest
-    known = Ahead((), "P:", text, ended_by=None, tokens=len(text))
+    known = Ahead((), "P:", text, LINE, ended_by=None, tokens=len(text))
     prompt = "P:"
     for value, template in zip(values, templates, strict=False):
         taken = known.take((), prompt, SamplingOptions(max_tokens=None, stop=("\n",)))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sgl_actors as sgl
+from sgl_actors.actors.tokenizer.messages import Generate
+from sgl_actors.lang.backends.capabilities import TEXT
 from sgl_actors.lang.backends.vendor import Ask, Event, Text, Tokens
+from sgl_actors.lang.protocols import Call
 from tests.api.fake_vendor import Fake, FakeVendor, end
+from tests.programs.api_mock import ApiMock
 
 
 async def test_what_was_left_early_is_no_end_of_the_model() -> None:
@@ -33,3 +37,21 @@ async def test_what_was_left_early_is_no_end_of_the_model() -> None:
         state = await goes_on.run(backend=backend)
     assert (state["name"], state["job"], state.value) == (" Ada", " poet", "And so on.")
     assert len(vendor.asked) == 2
+
+
+async def test_a_gen_that_samples_in_another_way_asks_for_itself() -> None:
+    """What was written at one temperature is no text of a gen at another, though it stands there already."""
+    card = "Name: Ada\nJob: poet\nAge: 36\n"
+
+    def writes(request: Generate, _call: Call) -> str:
+        return card[len(request.text or "") :] if request.sampling.temperature else " 40\n"
+
+    @sgl.function
+    async def mixed(s: sgl.ProgramState) -> None:
+        s += "Name:" + sgl.gen("name", stop="\n") + "\nJob:" + sgl.gen("job", stop="\n")
+        s += "\nAge:" + sgl.gen("age", stop="\n", temperature=0)
+
+    backend = ApiMock(writes, continuation=TEXT)
+    state = await mixed.run(backend=backend)
+    assert (state["job"], state["age"]) == (" poet", " 40")
+    assert [request.sampling.temperature for request in backend.requests] == [1.0, 0]
