@@ -75,7 +75,9 @@ async def generate(
         define_as(stream, node, [""] * node.count, {"prompt_tokens": 0, "completion_tokens": 0})
         return
     gen = _Gen(stream, node, setup, sampling, timeout, emit, live=live)
-    if goes_on:
+    if (
+        goes_on and stream.number not in stream.filled
+    ):  # else a form had it, because of a select or constraint before it
         try:
             await gen.go_on(capabilities)
         except NoContinuation:  # it was not known; the vendor knows it now

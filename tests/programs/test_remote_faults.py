@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sgl_actors as sgl
 from sgl_actors.actors.tokenizer.messages import Generate
-from sgl_actors.lang.backends.capabilities import TEXT
+from sgl_actors.lang.backends.capabilities import PREFILL, TEXT
 from sgl_actors.lang.backends.vendor import Ask, Event, Text, Tokens
 from sgl_actors.lang.protocols import Call
 from tests.api.fake_vendor import Fake, FakeVendor, end
@@ -55,3 +55,24 @@ async def test_a_gen_that_samples_in_another_way_asks_for_itself() -> None:
     state = await mixed.run(backend=backend)
     assert (state["job"], state["age"]) == (" poet", " 40")
     assert [request.sampling.temperature for request in backend.requests] == [1.0, 0]
+
+
+async def test_what_a_form_has_filled_in_is_not_asked_for_again_by_going_on() -> None:
+    """A model that goes on with a turn gets its selects by a form, and all texts of that form belong together."""
+
+    def writes(request: Generate, _call: Call) -> str:
+        if request.continue_final:
+            return " it rains\n"
+        return '{"mood": "calm", "why": "it is sunny", "score": "good"}'
+
+    @sgl.function
+    async def turn(s: sgl.ProgramState) -> None:
+        s += sgl.user("Well?")
+        with s.assistant():
+            s += "Mood: " + sgl.select("mood", ["calm", "angry"])
+            s += "\nWhy: " + sgl.gen("why", stop="\n") + "\nScore: " + sgl.select("score", ["good", "bad"])
+
+    backend = ApiMock(writes, continuation=PREFILL, schema=True)
+    state = await turn.run(backend=backend)
+    assert state.messages()[-1]["content"] == "Mood: calm\nWhy: it is sunny\nScore: good"
+    assert state.usage.calls == 1
