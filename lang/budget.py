@@ -52,8 +52,7 @@ class Books:
         budget = self.budget
         if budget.calls is not None and self.calls >= budget.calls:
             raise BudgetExceeded(f"{self._whose} of {budget.calls} calls is used up")
-        if budget.cost is not None and self.cost >= budget.cost:
-            raise BudgetExceeded(f"{self._whose} of {budget.cost:g} is used up: {self.cost:.6g} were spent")
+        self.check_cost()
         if budget.tokens is not None and tokens != 0:
             left = budget.tokens - self.tokens
             if left <= 0:
@@ -62,6 +61,12 @@ class Books:
         self.calls += 1
         self.tokens += tokens or 0
         return tokens
+
+    def check_cost(self) -> None:
+        """Raise `BudgetExceeded` if what the calls that have ended cost leaves nothing."""
+        most = self.budget.cost
+        if most is not None and self.cost >= most:
+            raise BudgetExceeded(f"{self._whose} of {most:g} is used up: {self.cost:.6g} were spent")
 
     def end(self, reserved: int | None, used: int, cost: float = 0.0) -> None:
         """It has ended, and generated `used` tokens."""

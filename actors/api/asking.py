@@ -13,6 +13,7 @@ from sgl_actors.actors.api.outlet import Outlet
 from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.errors import BrokenAnswer, DeadlineExceeded, Overloaded, SglActorsError
 from sgl_actors.lang.backends.vendor import Ask, Completion, End, Tokens, Vendor
+from sgl_actors.lang.errors import BudgetExceeded
 from sgl_actors.lang.speculation import OPEN, Follower
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Asking:
         """Wait for a place and ask.
 
         Raises:
-            Hopeless: the line is full, the provider does not want to be asked in time, or an answer differs from what was handed out.
+            Hopeless: the line is full, the budget is used up by now, the provider does not want to be asked in time, or an answer differs from what was handed out.
             SglActorsError: what the try came to.
         """
         desk, message = self._desk, self._message
@@ -60,6 +61,11 @@ class Asking:
             place = await desk.gate.enter(message.program, estimate(message.ask), again=again)
         except Overloaded as full:
             raise Hopeless(full) from None
+        try:
+            desk.check_cost()  # others may have spent the rest while it waited
+        except BudgetExceeded as error:
+            desk.gate.leave(place, 0)
+            raise Hopeless(error) from None
         reading = _Reading(self._vendor, message, self._outlet)
         limit = desk.left(self._deadline)
         try:

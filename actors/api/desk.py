@@ -17,7 +17,7 @@ from sgl_actors.actors.api.messages import Answered, AskModel, Options
 from sgl_actors.actors.api.outlet import Outlet
 from sgl_actors.actors.api.tries import Throttle, Tries, wish_of
 from sgl_actors.errors import SglActorsError, Unauthorized
-from sgl_actors.lang.backends.vendor import Ask, Tokens, Vendor
+from sgl_actors.lang.backends.vendor import Ask, End, Tokens, Vendor
 from sgl_actors.lang.budget import Books
 from sgl_actors.lang.errors import BudgetExceeded
 from sgl_actors.lang.results import Usage
@@ -139,6 +139,7 @@ class Desk:
                     await self._before_next(error, tries, outlet)
                 else:
                     self._throttle.succeeded()
+                    self._check_whole(message, end, reserved)
                     return Answered(end, tries.retries, asking.cost)
         finally:
             self.books.end(reserved, asking.spent.output, asking.cost)
@@ -171,11 +172,34 @@ class Desk:
             allowed = self.books.begin(wanted)
         except BudgetExceeded as error:
             self.counters[f"failures_{error.code}"] += 1
-            raise BudgetExceeded(f"{error.message} by all programs together (options: budget)") from None
+            raise _by_all(error) from None
         if allowed != wanted and allowed is not None:
             sampling = msgspec.structs.replace(ask.sampling, max_tokens=max(1, allowed // ask.count))
             ask = msgspec.structs.replace(ask, sampling=sampling)
         return ask, allowed
+
+    def check_cost(self) -> None:
+        """Raise `BudgetExceeded` if nothing is left."""
+        try:
+            self.books.check_cost()
+        except BudgetExceeded as error:
+            raise _by_all(error) from None
+
+    def _check_whole(self, message: AskModel, end: End, reserved: int | None) -> None:
+        """Raise if what was left of the budget has ended a text that could have been longer.
+
+        Who asks for several gens at once sees by himself which of them he has.
+        """
+        limit, count = message.ask.sampling.max_tokens, message.ask.count
+        lessened = reserved != (None if limit is None else limit * count)
+        enough = message.first is not None and end.used.output >= message.first
+        cut = any(one.finish.reason == "length" for one in end.completions)
+        if lessened and cut and not (message.follow or enough):
+            self.counters[f"failures_{BudgetExceeded.code}"] += 1
+            raise BudgetExceeded(
+                f"the budget of {self.vendor.title}, of {self.options.budget.tokens} generated tokens by all programs together (options: budget), "
+                f"ended this text after {end.used.output}"
+            )
 
     def paid(self, used: Tokens) -> float:
         """Note what was used; its cost."""
@@ -195,6 +219,10 @@ class Desk:
     def left(self, deadline: float) -> float:
         """Seconds that a try may take."""
         return max(0.001, min(self.options.timeout, deadline - self._clock()))
+
+
+def _by_all(error: BudgetExceeded) -> BudgetExceeded:
+    return BudgetExceeded(f"{error.message} by all programs together (options: budget)")
 
 
 def capacity_of(options: Options) -> float:

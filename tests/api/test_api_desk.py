@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -139,3 +140,28 @@ def test_text_waits_for_credit() -> None:
     request.credit = 1
     assert not outlet.write("aXcXdef")
     assert request.items == ["a", "bc", "X"]
+
+
+async def test_who_waits_is_not_let_in_when_the_budget_has_been_spent() -> None:
+    """Requests that stood in line before the first one had a cost are refused once there is nothing left."""
+    go = asyncio.Event()
+    vendor = FakeVendor(lambda _ask: [go, end("x", prompt=0, output=1_000_000)])
+    desk = desk_of(vendor, FakeTime(), prices=PRICES, budget=Budget(cost=15.0), concurrency=1)
+    waiting = [asyncio.ensure_future(answer(desk)) for _ in range(5)]
+    while desk.gate.limits.waiting < 4:
+        await asyncio.sleep(0)
+    go.set()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one).__name__ for one in found] == ["Answered"] * 2 + ["BudgetExceeded"] * 3
+    assert all("all programs" in str(one) for one in found[2:])
+    assert (len(vendor.asked), desk.gate.limits.running) == (2, 0)
+
+
+async def test_a_text_that_the_shared_budget_has_cut_is_an_error() -> None:
+    """It is not handed out as if the gen's own limit had ended it; a limit that was not lessened is the gen's own."""
+    vendor = FakeVendor(lambda ask: end("x", output=ask.sampling.max_tokens or 0, reason="length"))
+    desk = desk_of(vendor, FakeTime(), budget=Budget(tokens=12))
+    assert (await answer(desk)).end.completions[0].finish.reason == "length"
+    with pytest.raises(BudgetExceeded, match=r"by all programs.*after 4"):
+        await answer(desk)
+    assert desk.books.tokens == 12
