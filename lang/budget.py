@@ -43,6 +43,11 @@ class Books:
     def __repr__(self) -> str:
         return f"<Books tokens={self.tokens} calls={self.calls} of {self.budget}>"
 
+    @property
+    def left(self) -> int | None:
+        """Tokens that are neither used nor reserved; None for any number."""
+        return None if self.budget.tokens is None else max(0, self.budget.tokens - self.tokens)
+
     def begin(self, tokens: int | None) -> int | None:
         """A call wants to generate that many tokens (None: as many as there is room for); how many it may.
 

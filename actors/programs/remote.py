@@ -163,9 +163,22 @@ class _Gen:
             return
         stream.ahead = None
         plan = upcoming(stream, self._setup, self._sampling) if plain else alone(self._sampling)
-        ahead = len(plan.parts) > 1 or self._setup.speculation > 0
-        if not (ahead and await self._ask_ahead(here, plan)):
+        if not (self._may_ask_ahead(plan, capabilities) and await self._ask_ahead(here, plan)):
             await self._ask(here)
+
+    def _may_ask_ahead(self, plan: FollowUp, capabilities: Capabilities) -> bool:
+        """Whether more than this gen's text can be asked for, and this gen's own is sure to be had of it.
+
+        Not with a constraint, which ends where the model likes; not beyond what the program's budget has left; and not if somebody reads a text of limited length
+        whose tokens nobody counts on the way: what is beyond the limit would have been handed out already.
+        """
+        sampling, limited = self._sampling, self._sampling.max_tokens is not None
+        if len(plan.parts) == 1 and (self._setup.speculation <= 0 or sampling.constraint is not None):
+            return False
+        if self._live and limited and not capabilities.counting:
+            return False
+        left = self._setup.books.left
+        return left is None or not limited or (plan.max_tokens is not None and plan.max_tokens <= left)
 
     def _take(self, here: Context) -> Taken | None:
         """The text, if it has been written already."""

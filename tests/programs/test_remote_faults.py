@@ -76,3 +76,46 @@ async def test_what_a_form_has_filled_in_is_not_asked_for_again_by_going_on() ->
     state = await turn.run(backend=backend)
     assert state.messages()[-1]["content"] == "Mood: calm\nWhy: it is sunny\nScore: good"
     assert state.usage.calls == 1
+
+
+@sgl.function
+async def two(s: sgl.ProgramState) -> None:
+    s += (
+        "Name:"
+        + sgl.gen("name", stop="\n", max_tokens=8)
+        + "\nJob:"
+        + sgl.gen("job", stop="\n", max_tokens=8)
+    )
+
+
+async def test_a_budget_that_suffices_without_speculation_suffices_with_it() -> None:
+    """What the program has left is not reserved, or spent, for more than its gens may have."""
+    backend = ApiMock(lambda _r, _c: "word " * 40, continuation=TEXT)
+    state = await two.run(backend=backend, budget=sgl.Budget(tokens=16))
+    assert [len(str(state[name]).split()) for name in ("name", "job")] == [8, 8]
+    assert [request.sampling.max_tokens for request in backend.requests] == [8, 8]
+
+
+async def test_a_text_that_is_read_while_it_is_written_is_not_longer_than_its_gen_s() -> None:
+    """Where nobody counts tokens on the way, a gen with a limit that somebody reads is asked for by itself."""
+    calls = iter(range(9))
+
+    def writes(_request: Generate, _call: Call) -> str:
+        call = next(calls)
+        return " ".join(f"{call}w{number}" for number in range(40))
+
+    backend = ApiMock(writes, continuation=TEXT)
+    pieces = [piece async for piece in two.bind().stream("name", backend=backend)]
+    assert "".join(pieces) == " ".join(f"0w{number}" for number in range(8))
+
+
+async def test_a_constrained_gen_is_not_asked_for_twice() -> None:
+    """`num_api_spec_tokens` has no use for a text whose end only its constraint tells."""
+    backend = ApiMock(lambda _r, _c: "42", continuation=TEXT, constraints=("regex",))
+
+    @sgl.function(num_api_spec_tokens=64)
+    async def age(s: sgl.ProgramState) -> None:
+        s += "Age:" + sgl.gen("age", regex="[0-9]+", max_tokens=8)
+
+    state = await age.run(backend=backend)
+    assert (state.usage.calls, state.usage.wasted_tokens) == (1, 0)
