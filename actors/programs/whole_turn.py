@@ -151,10 +151,8 @@ class _Turn:
         live = live and node.constraint is None
         for attempt in range(TRIES):
             asks = [
-                self._completion(
-                    nth(sampling, part), self._messages, attempt * node.count + part, sampling, live=live
-                )
-                for part in range(node.count)
+                self._completion(nth(sampling, part), self._messages, part, sampling, live=live)
+                for part in range(attempt * node.count, (attempt + 1) * node.count)
             ]
             await complete(stream, asks, emit if live else _ignore)
             self._check_written(asks[0], sampling)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sgl_actors as sgl
 from sgl_actors.actors.tokenizer.messages import Generate
-from sgl_actors.lang.backends.capabilities import PREFILL, TEXT
+from sgl_actors.lang.backends.capabilities import NONE, PREFILL, TEXT
 from sgl_actors.lang.backends.vendor import Ask, Event, Text, Tokens
 from sgl_actors.lang.protocols import Call
 from tests.api.fake_vendor import Fake, FakeVendor, end
@@ -119,3 +119,18 @@ async def test_a_constrained_gen_is_not_asked_for_twice() -> None:
 
     state = await age.run(backend=backend)
     assert (state.usage.calls, state.usage.wasted_tokens) == (1, 0)
+
+
+async def test_a_text_that_its_constraint_forbids_is_asked_for_with_another_seed() -> None:
+    """The same request with the same seed would be answered alike by a model that keeps to seeds."""
+    backend = ApiMock(
+        lambda _r, call: "42" if call.part == 2 else "old", continuation=NONE, constraints=("regex",)
+    )
+
+    @sgl.function
+    async def age(s: sgl.ProgramState) -> None:
+        s += sgl.user("Age?") + sgl.assistant(sgl.gen("age", regex="[0-9]+", max_tokens=8))
+
+    state = await age.run(backend=backend)
+    assert state["age"] == "42"
+    assert len({request.sampling.seed for request in backend.requests}) == 3
