@@ -134,7 +134,7 @@ class Ahead:
         """
         if before != self._before or not self._expected.startswith(prompt) or len(prompt) < self._start:
             return None
-        if not alike(self._how, sampling):
+        if sampling.min_tokens or not alike(self._how, sampling):
             return None
         rest = self._expected[len(prompt) :]
         stop = find_stop(rest, sampling)

@@ -56,6 +56,17 @@ def sent(sampling: SamplingOptions, taken: Collection[str]) -> SamplingOptions:
     return sampling
 
 
+def left_over(sampling: SamplingOptions, taken: Collection[str]) -> SamplingOptions:
+    """Sampling as a `Cutter` is to cut by, of a model that takes the arguments `taken`.
+
+    With `min_tokens` a stop that comes too early is none, which only who counts can tell: the stops that the model takes are left to it.
+    """
+    if not sampling.min_tokens:
+        return sampling
+    patterns = () if "stop_regex" in taken else sampling.stop_regex
+    return msgspec.structs.replace(sampling, stop=(), stop_regex=patterns)
+
+
 class Cutter:
     """Cuts a text that comes in pieces at its first stop, and holds back what may still become one.
 

@@ -34,7 +34,7 @@ from sgl_actors.lang.protocols import ApiModel, Call
 from sgl_actors.lang.results import Usage
 from sgl_actors.lang.sampling import derive_seed, resolve
 from sgl_actors.lang.speculation import Ahead, FollowUp, Taken, alike, follow_up
-from sgl_actors.lang.stops import Cutter, sent
+from sgl_actors.lang.stops import Cutter, left_over, sent
 
 AHEAD_PART: Final = 1 << 16
 """`Call.part` of a request for several gens: the parts below are the gen's own completions."""
@@ -169,13 +169,13 @@ class _Gen:
     def _may_ask_ahead(self, plan: FollowUp, capabilities: Capabilities) -> bool:
         """Whether more than this gen's text can be asked for, and this gen's own is sure to be had of it.
 
-        Not with a constraint, which ends where the model likes; not beyond what the program's budget has left; and not if somebody reads a text of limited length
+        Not with a constraint, which ends where the model likes; not with `min_tokens`, before which a stop is none; not beyond what the program's budget has left; and not if somebody reads a text of limited length
         whose tokens nobody counts on the way: what is beyond the limit would have been handed out already.
         """
         sampling, limited = self._sampling, self._sampling.max_tokens is not None
         if len(plan.parts) == 1 and (self._setup.speculation <= 0 or sampling.constraint is not None):
             return False
-        if self._live and limited and not capabilities.counting:
+        if sampling.min_tokens or (self._live and limited and not capabilities.counting):
             return False
         left = self._setup.books.left
         return left is None or not limited or (plan.max_tokens is not None and plan.max_tokens <= left)
@@ -242,7 +242,7 @@ class _Gen:
                 sent(nth(sampling, part), taken),
                 self._timeout,
                 self._call(here, part),
-                Cutter(sampling),
+                Cutter(left_over(sampling, taken)),
                 **here.request,
             )
             for part in range(node.count)

@@ -27,7 +27,7 @@ from sgl_actors.lang.ir import ConstantText, Gen, ScopeBegin, ScopeEnd, Select, 
 from sgl_actors.lang.results import Usage
 from sgl_actors.lang.sampling import resolve
 from sgl_actors.lang.speculation import alike
-from sgl_actors.lang.stops import Cutter, sent
+from sgl_actors.lang.stops import Cutter, left_over, sent
 from sgl_actors.lang.typed import InvalidValue
 
 TRIES: Final = 3
@@ -237,7 +237,8 @@ class _Turn:
             basis=(self._messages, own),
             completions=node.count if part < FORM_PART else 1,
         )
-        cut, how = Cutter(how), sent(how, self._capabilities.sampling)
+        taken = self._capabilities.sampling
+        cut, how = Cutter(left_over(how, taken)), sent(how, taken)
         return Completion(self._setup, node, how, self._timeout, call, cut, messages=messages)
 
 

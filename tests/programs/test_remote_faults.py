@@ -134,3 +134,24 @@ async def test_a_text_that_its_constraint_forbids_is_asked_for_with_another_seed
     state = await age.run(backend=backend)
     assert state["age"] == "42"
     assert len({request.sampling.seed for request in backend.requests}) == 3
+
+
+async def test_a_stop_before_min_tokens_is_none() -> None:
+    """The server tells whether a stop came too early; what it has gone over is not cut here."""
+    vendor = FakeVendor(
+        [[end("a\nb c d e f")]], sampling=("temperature", "top_p", "min_tokens", "no_stop_trim")
+    )
+
+    @sgl.function
+    async def long(s: sgl.ProgramState) -> None:
+        s += (
+            "A"
+            + sgl.gen("text", stop="\n", min_tokens=5, max_tokens=20)
+            + "\nB"
+            + sgl.gen("none", max_tokens=0)
+        )
+
+    async with Fake(vendor) as backend:
+        state = await long.run(backend=backend)
+    assert state["text"] == "a\nb c d e f"
+    assert vendor.asked[0].sampling.stop == ("\n",)
