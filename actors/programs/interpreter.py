@@ -94,6 +94,14 @@ class Completion:
         self.used = Usage()
         self.meta: dict[str, Any] = {}
 
+    @property
+    def unused(self) -> int:
+        """About how many of its tokens stand behind the stop that it was cut at."""
+        cut = self.cut
+        if cut is None or cut.stop is None:
+            return 0
+        return round(self.used.completion_tokens * (len(cut.text) - cut.stop.end) / len(cut.text))
+
     async def run(self, emit: Callable[[str], None]) -> None:
         """Make the call, within the program's budget."""
         asked, books = self._sampling.max_tokens, self._setup.books

@@ -248,6 +248,7 @@ class _Gen:
             for part in range(node.count)
         ]
         await complete(self._stream, asks, self._shown)
+        self._stream.count(Usage(wasted_tokens=sum(one.unused for one in asks)))
         self._stream.gens += 1
         define(self._stream, node, asks)
 

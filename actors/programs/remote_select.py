@@ -54,7 +54,12 @@ async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> 
     else:
         setup.books.begin(0)
         prompt = await setup.frames.text(stream.prompt)
-        choice, meta = await WAYS[by](stream, node, setup, timeout, prompt)
+        before = stream.usage
+        try:
+            choice, meta = await WAYS[by](stream, node, setup, timeout, prompt)
+        finally:
+            used = stream.usage - before
+            setup.books.end(0, used.completion_tokens, used.cost)
     stream.write(ConstantText(choice))
     stream.define(node.name, choice, meta | {"method": node.method, "by": by})
     return choice

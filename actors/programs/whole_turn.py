@@ -161,6 +161,7 @@ class _Turn:
                 text for text, one in zip(texts, asks, strict=True) if not _fits(text, one, node.constraint)
             ]
             if not wrong:
+                stream.count(Usage(wasted_tokens=sum(one.unused for one in asks)))
                 break
             stream.count(Usage(wasted_tokens=sum(one.used.completion_tokens for one in asks)))
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import sgl_actors as sgl
 from sgl_actors.actors.tokenizer.messages import Generate
 from sgl_actors.lang.backends.capabilities import NONE, PREFILL, TEXT
@@ -155,3 +157,35 @@ async def test_a_stop_before_min_tokens_is_none() -> None:
         state = await long.run(backend=backend)
     assert state["text"] == "a\nb c d e f"
     assert vendor.asked[0].sampling.stop == ("\n",)
+
+
+async def test_what_is_cut_off_on_our_side_is_wasted() -> None:
+    """Text behind a stop that the API does not take was paid for and is used by nobody."""
+
+    @sgl.function
+    async def line(s: sgl.ProgramState) -> None:
+        s += sgl.user("Count.") + sgl.assistant(sgl.gen("text", stop="\n"))
+
+    for continuation in (NONE, TEXT):
+        vendor = FakeVendor([[end("one\n" + "more" * 4, output=5)]], stops=0, continuation=continuation)
+        vendor.chat = (
+            "{% for one in messages %}{{ one.role }}: {{ one.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
+            {},
+        )
+        async with Fake(vendor) as backend:
+            state = await line.run(backend=backend)
+        assert (state["text"], state.usage.completion_tokens, state.usage.wasted_tokens) == ("one", 5, 4)
+
+
+async def test_a_select_counts_in_the_budget() -> None:
+    """What scoring its choices costs is spent, so that nothing is asked for behind a budget's end."""
+    vendor = FakeVendor(lambda _ask: [end("red", prompt=10, output=1)], constraints=("choice",))
+
+    @sgl.function
+    async def pick(s: sgl.ProgramState) -> None:
+        s += "The sky is " + sgl.select("colour", ["red", "blue"]) + "." + sgl.gen("why", max_tokens=4)
+
+    async with Fake(vendor, prices=sgl.Prices(input=1.0, output=1.0)) as backend:
+        with pytest.raises(sgl.BudgetExceeded, match="why"):
+            await pick.run(backend=backend, budget=sgl.Budget(cost=5e-6))
+    assert len(vendor.asked) == 1
