@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 import sgl_actors as sgl
+from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import Generate
+from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.lang.backends.capabilities import NONE, PREFILL, TEXT
-from sgl_actors.lang.backends.vendor import Ask, Event, Text, Tokens
+from sgl_actors.lang.backends.vendor import Ask, Completion, End, Event, Text, Tokens
 from sgl_actors.lang.protocols import Call
 from tests.api.fake_vendor import Fake, FakeVendor, end
 from tests.programs.api_mock import ApiMock
@@ -189,3 +191,23 @@ async def test_a_select_counts_in_the_budget() -> None:
         with pytest.raises(sgl.BudgetExceeded, match="why"):
             await pick.run(backend=backend, budget=sgl.Budget(cost=5e-6))
     assert len(vendor.asked) == 1
+
+
+async def test_choices_are_scored_though_their_tokens_are_parts_of_characters() -> None:
+    """Such tokens are told as ``bytes:…``: lengths and borders are those of bytes."""
+
+    def answers(ask: Ask) -> list[Event]:
+        parts = [letter.encode() for letter in ask.text or ""]
+        tokens = [f"bytes:\\x{byte:02x}" if len(part) > 1 else chr(byte) for part in parts for byte in part]
+        scores = [TokenLogprob(-1, -1.0 if token != r"bytes:\xa9" else -9.0) for token in tokens]
+        done = Completion("", Finish("length"))
+        return [End((done,), Tokens(len(tokens)), tuple(scores), tuple(tokens))]
+
+    @sgl.function
+    async def pick(s: sgl.ProgramState) -> None:
+        s += "né" + sgl.select("end", ["ü", "é"])
+
+    async with Fake(FakeVendor(answers, scoring=True)) as backend:
+        state = await pick.run(backend=backend)
+    assert state["end"] == "ü"
+    assert state.meta("end")["scores"] == {"ü": -1.0, "é": -5.0}
