@@ -38,11 +38,18 @@ class Said(msgspec.Struct, frozen=True):
     tool_calls: list[Call] | None = None
 
 
+class Top(msgspec.Struct, frozen=True):
+    """A token that might have been written instead."""
+
+    logprob: float
+
+
 class Token(msgspec.Struct, frozen=True):
     """A token of a chat's log probabilities."""
 
     token: str
     logprob: float | None = None
+    top_logprobs: list[Top] | None = None
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -52,6 +59,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
     text_offset: list[int] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -177,10 +185,10 @@ class Answer:
             text = self._unwrapped(text, length=length)
         finish = Finish("length") if length else Finish("stop", choice.matched)
         known = self._usage.prompt if self._ask.score and self._usage else 0
-        tokens, values = choice.tokens[known:], choice.values[known:]
+        tokens, entries = choice.tokens[known:], choice.entries[known:]
         if not self._ask.logprobs or self._ask.tools or self._wrapped:
-            tokens, values = [], []
-        return Completion(text, finish, tuple(TokenLogprob(-1, value) for value in values), tuple(tokens))
+            tokens, entries = [], []
+        return Completion(text, finish, tuple(entries), tuple(tokens))
 
     def _called(self, choice: _Choice, *, length: bool) -> str:
         """Of a cut call as much as there is, so that the asker sees where it was cut."""
@@ -210,7 +218,7 @@ class Answer:
 
     def _scores(self, prompt: int) -> tuple[tuple[TokenLogprob, ...], tuple[str, ...]]:
         choice, text = self._choices[0], self._ask.text or ""
-        tokens, values = choice.tokens[:prompt], choice.values[:prompt]
+        tokens, entries = choice.tokens[:prompt], choice.entries[:prompt]
         if not tokens:
             raise self._broken("has no log probabilities of the prompt")
         borders = [*choice.offsets[:prompt], len(text)]
@@ -218,7 +226,7 @@ class Answer:
             # a token's label may stand for half a character, a slice of the text does not
             tokens = [text[start:end] for start, end in pairwise(borders)]
         ids = [crc32(label.encode(errors="surrogatepass")) for label in choice.tokens[:prompt]]
-        scores = tuple(TokenLogprob(one, value) for one, value in zip(ids, values, strict=False))
+        scores = tuple(TokenLogprob(one, entry.logprob) for one, entry in zip(ids, entries, strict=False))
         return scores, tuple(tokens)
 
     def _broken(self, why: str) -> BrokenAnswer:
@@ -234,7 +242,7 @@ class _Choice:
         self.calls: dict[int, tuple[str, str]] = {}
         self.tokens: list[str] = []
         self.offsets: list[int] = []
-        self.values: list[float | None] = []
+        self.entries: list[TokenLogprob] = []
 
     def take(self, choice: Choice) -> None:
         """More of it."""
@@ -260,7 +268,18 @@ class _Choice:
     def _logprobs(self, logprobs: Logprobs) -> None:
         self.tokens += [one.token for one in logprobs.content or ()] + (logprobs.tokens or [])
         self.offsets += logprobs.text_offset or []
-        self.values += [one.logprob for one in logprobs.content or ()] + (logprobs.token_logprobs or [])
+        for one in logprobs.content or ():
+            tops = [top.logprob for top in one.top_logprobs or ()]
+            self.entries.append(_entry(one.logprob, tops))
+        others = logprobs.top_logprobs or []
+        for place, value in enumerate(logprobs.token_logprobs or ()):
+            tops = sorted(((place < len(others) and others[place]) or {}).values(), reverse=True)
+            self.entries.append(_entry(value, tops))
+
+
+def _entry(value: float | None, tops: list[float]) -> TokenLogprob:
+    """A token's; APIs tell texts, no ids."""
+    return TokenLogprob(-1, value, tuple((-1, top) for top in tops))
 
 
 def _tokens(usage: Usage) -> Tokens:

@@ -62,8 +62,15 @@ class OpenAIProtocol(Protocol):
         return {"id": "one", "object": kind, "created": 1, "model": model, "choices": choices}
 
     def _chat_choice(self, asked: Asked, index: int, one: Written) -> dict[str, Any]:
+        most = asked.body.get("top_logprobs", 0)
         content: list[dict[str, Any]] = [
-            {"token": text, "logprob": value, "bytes": None, "top_logprobs": []} for text, value in _told(one)
+            {
+                "token": text,
+                "logprob": value,
+                "bytes": None,
+                "top_logprobs": [{"token": t, "logprob": v, "bytes": None} for t, v in _tops(most)],
+            }
+            for text, value in _told(one)
         ]
         message: dict[str, Any] = {
             "role": "assistant",
@@ -84,11 +91,13 @@ class OpenAIProtocol(Protocol):
             told, text = [(prompt[0][0], None), *prompt[1:], *told], asked.prompt + text
         if asked.body.get("logprobs") is not None:
             tokens, values = [token for token, _ in told], [value for _, value in told]
+            most = asked.body["logprobs"]
+            tops = [None if value is None else dict(_tops(most)) for value in values] if most else None
             offsets = [*accumulate(map(len, tokens), initial=0)][:-1]
             logprobs = {
                 "tokens": tokens,
                 "token_logprobs": values,
-                "top_logprobs": None,
+                "top_logprobs": tops,
                 "text_offset": offsets,
             }
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": self._finish(one)}
@@ -116,6 +125,11 @@ class OpenAIProtocol(Protocol):
         prompt, cached, output = usage_of(asked, written)
         usage = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
         return usage | {"prompt_tokens_details": {"cached_tokens": cached}}
+
+
+def _tops(most: int) -> list[tuple[str, float]]:
+    """The likeliest tokens, wherever."""
+    return [(f"top {number}", -0.125 * number) for number in range(1, most + 1)]
 
 
 def _told(one: Written) -> list[tuple[str, float | None]]:

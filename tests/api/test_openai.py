@@ -205,12 +205,13 @@ async def test_what_should_be_wrapped_and_is_not(stub: Stub, connect: Open) -> N
 
 
 async def test_log_probabilities_of_a_chat(stub: Stub, connect: Open) -> None:
-    """They come with the texts of their tokens; ids are unknown."""
+    """They come with the texts of their tokens, and with alternatives; ids are unknown."""
     stub.script = Reply(("the sky",), logprobs={"the": -0.25})
-    found = await end(await connect(), Ask(messages=CHAT.messages, logprobs=True, top_logprobs=3))
-    assert (stub.body["logprobs"], stub.body["top_logprobs"]) == (True, 3)
-    one = found.completions[0]
-    assert (one.tokens, one.logprobs) == (("the", " sky"), (TokenLogprob(-1, -0.25), TokenLogprob(-1, -0.5)))
+    found = await end(await connect(), Ask(messages=CHAT.messages, logprobs=True, top_logprobs=2))
+    assert (stub.body["logprobs"], stub.body["top_logprobs"]) == (True, 2)
+    one, top = found.completions[0], ((-1, -0.125), (-1, -0.25))
+    assert one.tokens == ("the", " sky")
+    assert one.logprobs == (TokenLogprob(-1, -0.25, top), TokenLogprob(-1, -0.5, top))
 
 
 async def test_completions_and_their_log_probabilities(stub: Stub, connect: Open) -> None:
@@ -225,6 +226,7 @@ async def test_completions_and_their_log_probabilities(stub: Stub, connect: Open
         "logprobs": 2,
     }
     assert found.completions[0].tokens == ("Paris",)
+    assert found.completions[0].logprobs[0].top == ((-1, -0.125), (-1, -0.25))
     assert (vendor.capabilities.continuation, vendor.capabilities.logprobs) == ("text", 5)
 
 
