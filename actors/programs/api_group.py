@@ -49,6 +49,7 @@ class Share(NamedTuple):
             tokens=list(answer.end.scored[start:]) if answer and scored else list(self.tokens),
             retries=answer.retries if answer else 0,
             cost=answer.cost if answer else 0.0,
+            shared=answer is None,
         )
 
 

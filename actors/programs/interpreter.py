@@ -266,7 +266,7 @@ def usage_of(chunk: Chunk, cached: int) -> Usage:
         chunk.prompt_tokens,
         cached,
         chunk.completion_tokens,
-        1,
+        0 if chunk.shared else 1,
         how.steps,
         how.sampled,
         how.forced,

@@ -128,6 +128,7 @@ class Chunk(Message):
         decoding: how the output was made, so far.
         tokens: of an API model, which tells no ids: texts of the tokens whose log probabilities are reported.
         retries, cost: of an API model, see `lang.results.Usage`.
+        shared: it came with another completion's request, which has what that used.
     """
 
     first_index: int
@@ -144,6 +145,7 @@ class Chunk(Message):
     tokens: list[str] = []
     retries: int = 0
     cost: float = 0.0
+    shared: bool = False
 
 
 class Tokenize(Message):

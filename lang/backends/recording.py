@@ -72,6 +72,7 @@ class Used(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     accepted: int = 0
     retries: int = 0
     cost: float = 0.0
+    shared: bool = False
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -148,7 +149,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         yield Chunk(
             first_index, self.token_ids, pieces[-1] if pieces else "", self.logprobs, used.prompt_tokens, used.cached_tokens,
             self.prompt_logprobs, None if self.finish is None else Finish(*msgspec.structs.astuple(self.finish)),
-            used.completion_tokens, decoding=how, tokens=self.tokens, retries=used.retries, cost=used.cost,
+            used.completion_tokens, decoding=how, tokens=self.tokens, retries=used.retries, cost=used.cost, shared=used.shared,
         )  # fmt: skip
 
 

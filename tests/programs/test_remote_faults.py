@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import sgl_actors as sgl
@@ -211,3 +213,22 @@ async def test_choices_are_scored_though_their_tokens_are_parts_of_characters() 
         state = await pick.run(backend=backend)
     assert state["end"] == "ü"
     assert state.meta("end")["scores"] == {"ü": -1.0, "é": -5.0}
+
+
+async def test_completions_of_one_request_are_one_call(tmp_path: Path) -> None:
+    """`n` is one request of an API that takes it; usage says so, also of a replay."""
+    vendor = FakeVendor(
+        lambda ask: [end(*"abc"[: ask.count], prompt=10, output=6)], continuation=NONE, count=8
+    )
+
+    @sgl.function
+    async def several(s: sgl.ProgramState) -> None:
+        s += sgl.user("Three?") + sgl.assistant(sgl.gen("text", n=3, max_tokens=8))
+
+    file = tmp_path / "three.jsonl"
+    async with sgl.record(file, Fake(vendor)) as backend:
+        state = await several.run(backend=backend)
+    assert (len(vendor.asked), state.usage.calls) == (1, 1)
+    assert (state.usage.prompt_tokens, state.usage.completion_tokens) == (10, 6)
+    async with sgl.replay(file) as replayed:
+        assert (await several.run(backend=replayed)).usage == state.usage
