@@ -17,6 +17,8 @@ from sgl_actors.lang.stops import find_stop
 Part: TypeAlias = str | Blank
 STEPS: Final = 100_000
 """Places that are looked at before a text counts as one that can be read in too many ways."""
+AROUND: Final = 4
+"""Characters of white space at either end that are left out one by one."""
 _FENCED: Final = re.compile(r"\s*(`{3,})[^\n`]*\n(.*?)\n?\1\s*", re.DOTALL)
 
 
@@ -76,8 +78,22 @@ def _readings(parts: tuple[Part, ...], answer: str) -> Iterator[_Reading]:
     if any(isinstance(part, str) or not part.is_open for part in bare):
         bodies += [match[2] for match in [_FENCED.fullmatch(answer)] if match]
     yield from dict.fromkeys(
-        reading for body in bodies for reading in (_Reading(parts, body), _Reading(bare, body.strip()))
+        reading
+        for body in bodies
+        for reading in (
+            _Reading(parts, body),
+            *(_Reading(parts, text) for text in _shortened(body)),
+            _Reading(bare, body.strip()),
+        )
     )
+
+
+def _shortened(body: str) -> Iterator[str]:
+    """Without some of the white space around it: what the template begins or ends with may be a part of that."""
+    lead, trail = len(body) - len(body.lstrip()), len(body) - len(body.rstrip())
+    for start in range(min(lead, AROUND) + 1):
+        for end in range(min(trail, AROUND) + 1):
+            yield body[start : len(body) - end]
 
 
 def _stripped(parts: tuple[Part, ...]) -> tuple[Part, ...]:

@@ -470,3 +470,10 @@ def test_a_turn_is_read_if_there_is_exactly_one_way(pieces: list[Any], answer: s
         assert len(known) != 1 or open_twice
     else:
         assert known == {found}
+
+
+def test_white_space_that_the_template_begins_with_is_not_only_what_is_forgiven() -> None:
+    """Around the answer there may be more of it; if it then reads in two ways, it is filled in in none."""
+    form = Form("", ["\n", Blank(0, ""), "\n", Blank(1, ""), "\\"])
+    with pytest.raises(Mismatch, match="it cannot be told"):
+        form.match(" \n\n\\\n\\\n")
