@@ -20,7 +20,14 @@ from sgl_actors.errors import BrokenAnswer
 from sgl_actors.lang.arguments import check_choices, check_method
 from sgl_actors.lang.backends.asked import LOGIT_BIAS, LOGPROBS, SCHEMA, check_media, check_select
 from sgl_actors.lang.backends.capabilities import TEXT
-from sgl_actors.lang.choices import Scored, decide, scored_from, unconditional_likelihood_normalized
+from sgl_actors.lang.choices import (
+    Scored,
+    decide,
+    greedy_token_selection,
+    scored_from,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
 from sgl_actors.lang.constraints.constraint import CHOICE, Constraint
 from sgl_actors.lang.errors import InvalidPrimitive, Unsupported
 from sgl_actors.lang.ir import ConstantText, Select
@@ -30,6 +37,8 @@ from sgl_actors.lang.together import together
 
 NEVER: Final = -100.0
 """Score of a choice that was not taken, where nothing more is known; that of the one taken is 0."""
+BY_ANY: Final = (token_length_normalized, greedy_token_selection)
+"""Methods that stand for the likeliest choice, which a constraint finds, too."""
 BIAS: Final = 100.0
 TEMPLATE: Final = "template"
 """By what the model writes into the template of its turn."""
@@ -56,13 +65,23 @@ async def select(stream: Stream, node: Select, setup: Setup, timeout: float) -> 
         prompt = await setup.frames.text(stream.prompt)
         before = stream.usage
         try:
-            choice, meta = await WAYS[by](stream, node, setup, timeout, prompt)
+            try:
+                choice, meta = await WAYS[by](stream, node, setup, timeout, prompt)
+            except _Unclear as unclear:
+                if CHOICE not in model.capabilities.constraints or node.method not in BY_ANY:
+                    raise BrokenAnswer(str(unclear)) from None
+                by = SCHEMA
+                choice, meta = await WAYS[by](stream, node, setup, timeout, prompt)
         finally:
             used = stream.usage - before
             setup.books.end(0, used.completion_tokens, used.cost)
     stream.write(ConstantText(choice))
     stream.define(node.name, choice, meta | {"method": node.method, "by": by})
     return choice
+
+
+class _Unclear(Exception):
+    """It cannot be told which text a log probability is of: some servers show parts of characters as U+FFFD."""
 
 
 def _way(node: Select, model: ApiModel) -> str:
@@ -152,7 +171,9 @@ async def _scores(
         ends = list(accumulate(map(len, chunk.tokens), initial=0))
         finite = all(row.logprob is None or math.isfinite(row.logprob) for row in chunk.prompt_logprobs)
         if ends[-1] != len(text) or len(chunk.tokens) != len(chunk.prompt_logprobs) or not finite:
-            raise BrokenAnswer(f"the log probabilities of {len(text)} characters were told for {ends[-1]}")
+            raise _Unclear(
+                f"the log probabilities of {len(text)} characters were told for {ends[-1]}: the server shows other texts for some tokens"
+            )
         return chunk
 
     rows = await together([one(first + part, text) for part, text in enumerate(texts)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import sgl_actors as sgl
@@ -195,24 +196,46 @@ async def test_a_select_counts_in_the_budget() -> None:
     assert len(vendor.asked) == 1
 
 
-async def test_choices_are_scored_though_their_tokens_are_parts_of_characters() -> None:
-    """Such tokens are told as ``bytes:…``: lengths and borders are those of bytes."""
+def _bytewise(text: str) -> End:
+    """Scores of a model whose tokens are single bytes: a character's text is its last byte's. One byte is unlikely."""
+    parts = [(letter, number, byte) for letter in text for number, byte in enumerate(letter.encode())]
+    texts = tuple(letter if number == len(letter.encode()) - 1 else "" for letter, number, _ in parts)
+    scores = tuple(TokenLogprob(byte, -1.0 if byte != 0xA9 else -9.0) for _, _, byte in parts)
+    return End((Completion("", Finish("length")),), Tokens(len(parts)), scores, texts)
 
-    def answers(ask: Ask) -> list[Event]:
-        parts = [letter.encode() for letter in ask.text or ""]
-        tokens = [f"bytes:\\x{byte:02x}" if len(part) > 1 else chr(byte) for part in parts for byte in part]
-        scores = [TokenLogprob(-1, -1.0 if token != r"bytes:\xa9" else -9.0) for token in tokens]
-        done = Completion("", Finish("length"))
-        return [End((done,), Tokens(len(tokens)), tuple(scores), tuple(tokens))]
+
+async def test_choices_are_scored_though_their_tokens_are_parts_of_characters() -> None:
+    """Parts that have no text of their own are told apart, and counted as tokens."""
 
     @sgl.function
     async def pick(s: sgl.ProgramState) -> None:
         s += "né" + sgl.select("end", ["ü", "é"])
 
-    async with Fake(FakeVendor(answers, scoring=True)) as backend:
+    async with Fake(FakeVendor(lambda ask: [_bytewise(ask.text or "")], scoring=True)) as backend:
         state = await pick.run(backend=backend)
     assert state["end"] == "ü"
     assert state.meta("end")["scores"] == {"ü": -1.0, "é": -5.0}
+
+
+async def test_a_choice_is_constrained_where_scores_cannot_be_told_apart() -> None:
+    """A server that shows other texts than those of the prompt is asked to write one of the choices; without such constraints it is an error."""
+
+    def answers(ask: Ask) -> list[Event]:
+        if ask.sampling.constraint is not None:
+            return [end("é")]
+        whole = _bytewise(ask.text or "")
+        return [msgspec.structs.replace(whole, scored=tuple(text or "\ufffd" for text in whole.scored))]
+
+    @sgl.function
+    async def pick(s: sgl.ProgramState) -> None:
+        s += "né" + sgl.select("end", ["ü", "é"])
+
+    async with Fake(FakeVendor(answers, scoring=True, constraints=("choice",))) as backend:
+        state = await pick.run(backend=backend)
+    assert (state["end"], state.meta("end")["by"]) == ("é", "schema")
+    async with Fake(FakeVendor(answers, scoring=True)) as backend:
+        with pytest.raises(sgl.PrimitiveFailed, match="other texts for some tokens"):
+            await pick.run(backend=backend)
 
 
 async def test_completions_of_one_request_are_one_call(tmp_path: Path) -> None:
