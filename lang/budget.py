@@ -48,14 +48,14 @@ class Books:
         """Tokens that are neither used nor reserved; None for any number."""
         return None if self.budget.tokens is None else max(0, self.budget.tokens - self.tokens)
 
-    def begin(self, tokens: int | None) -> int | None:
-        """A call wants to generate that many tokens (None: as many as there is room for); how many it may.
+    def begin(self, tokens: int | None, calls: int = 1) -> int | None:
+        """A call wants to generate that many tokens (None: as many as there is room for); how many it may. `calls` 0: it is part of one that has begun.
 
         Raises:
             BudgetExceeded: no call is left, or no token.
         """
         budget = self.budget
-        if budget.calls is not None and self.calls >= budget.calls:
+        if budget.calls is not None and calls and self.calls >= budget.calls:
             raise BudgetExceeded(f"{self._whose} of {budget.calls} calls is used up")
         self.check_cost()
         if budget.tokens is not None and tokens != 0:
@@ -63,7 +63,7 @@ class Books:
             if left <= 0:
                 raise BudgetExceeded(f"{self._whose} of {budget.tokens} generated tokens is used up")
             tokens = left if tokens is None else min(tokens, left)
-        self.calls += 1
+        self.calls += calls
         self.tokens += tokens or 0
         return tokens
 

@@ -87,6 +87,11 @@ class Blank(NamedTuple):
             return text in self.choices
         return self.constraint is None or bytewise.accepts(self.constraint, data)
 
+    def is_long(self, text: str) -> bool:
+        """Whether it has more than `max_tokens` for sure: a word has one token at least. A choice has no limit."""
+        limit = None if self.options else self.sampling.max_tokens
+        return limit is not None and len(text.split()) > limit
+
     @property
     def expected(self) -> str:
         """What it may hold, in English."""

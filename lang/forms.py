@@ -134,7 +134,16 @@ class Form:
         Raises:
             Mismatch: it is not, a blank holds what it may not, or there is more than one way to tell where a blank ends.
         """
-        return fill(self._whole, {number: f"{{{key}}}" for number, key in self.keys.items()}, answer)
+        texts = fill(self._whole, {number: f"{{{key}}}" for number, key in self.keys.items()}, answer)
+        for blank in self._blanks:
+            if blank.is_long(texts[blank.number]):
+                raise self._too_long(blank, texts[blank.number])
+        return texts
+
+    def _too_long(self, blank: Blank, text: str) -> Mismatch:
+        return Mismatch(
+            f"{quoted(self.keys[blank.number])}: expected {blank.expected:.400} of at most {blank.sampling.max_tokens} tokens, and there is {shown(text)}"
+        )
 
     def max_tokens(self, json: bool) -> int | None:
         """Room for an answer to `instruction` (json) or to `request`; None for any number, if a blank has no limit."""
@@ -184,8 +193,10 @@ class Form:
             raise Mismatch(f"the value of {quoted(key)} is missing: expected {blank.expected:.400}")
         texts = dict.fromkeys(blank.cut(text) for text in _texts(blank, values[key]))
         for text in texts:
-            if blank.fits(text):
+            if blank.fits(text) and not blank.is_long(text):
                 return text
+            if blank.fits(text):
+                raise self._too_long(blank, text)
         raise Mismatch(
             f"{quoted(key)}: expected {blank.expected:.400}, and there is {shorten(write_json(values[key]))}"
         )

@@ -45,7 +45,11 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     cost: float = 0.0
 
     def __repr__(self) -> str:
-        shown = [f"{name}={value}" for name, value in msgspec.structs.asdict(self).items() if value]
+        shown = [
+            f"{name}={value if isinstance(value, int) else format(value, '.6g')}"
+            for name, value in msgspec.structs.asdict(self).items()
+            if value
+        ]
         return f"Usage({', '.join(shown)})"
 
     def __add__(self, other: Usage) -> Usage:

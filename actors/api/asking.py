@@ -56,7 +56,11 @@ class Asking:
         wait = desk.wait(self._deadline)
         if wait:
             title = self._vendor.title
-            raise Hopeless(Overloaded(f"{title} does not want to be asked in the next {wait:.0f} s"))
+            raise Hopeless(
+                Overloaded(
+                    f"{title} does not want to be asked in the next {wait:.0f} s (Retry-After); wait, or use another key or model"
+                )
+            )
         try:
             place = await desk.gate.enter(message.program, estimate(message.ask), again=again)
         except Overloaded as full:

@@ -10,7 +10,7 @@ from sgl_actors.errors import SglActorsError
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 """Seconds between two tries at most, chance making it any number from 0 on; the most doubles from one to the next."""
-LONGEST_WISH: Final = 86400.0
+LONGEST_WISH: Final = 600.0
 """Seconds that a provider may want to be left alone."""
 RATIO: Final = 0.5
 """Of a failure that one success makes good."""

@@ -45,6 +45,15 @@ async def generate(
     define(stream, node, asks)
 
 
+def check_room(setup: Setup, sampling: SamplingOptions, count: int, together: int) -> None:
+    """Raise `BudgetExceeded` if completions that an API gives `together` of to a request may be more than the budget has left: none could be cut short alone."""
+    left, most = setup.books.left, sampling.max_tokens
+    if left is not None and most is not None and count > 1 < together and count * most > left:
+        raise BudgetExceeded(
+            f"{count} completions of up to {most} tokens are more than the {max(left, 0)} generated tokens that are left of the program's budget"
+        )
+
+
 async def complete(stream: Stream, asks: Sequence[Completion], emit: Callable[[str], None]) -> None:
     """Ask for completions at the same time, and count what they use; `emit` gets the first one's text."""
     first = asks[0]
@@ -66,6 +75,7 @@ class Completion:
         setup, node, timeout, call: of the gen, and what it is for.
         sampling: of this one.
         cut: what cuts the text at its stops, of a model that may not do so itself.
+        calls: 0 if it is had with another one's request.
         prompt: as in `Generate`.
 
     Attributes:
@@ -84,8 +94,11 @@ class Completion:
         timeout: float,
         call: Call,
         cut: Cutter | None = None,
+        *,
+        calls: int = 1,
         **prompt: Any,
     ) -> None:
+        self._calls = calls
         self._setup, self._node, self._timeout, self._call = setup, node, timeout, call
         self._prompt, self._sampling, self.cut = prompt, sampling, cut
         self.text = ""
@@ -105,7 +118,7 @@ class Completion:
     async def run(self, emit: Callable[[str], None]) -> None:
         """Make the call, within the program's budget."""
         asked, books = self._sampling.max_tokens, self._setup.books
-        reserved = books.begin(asked)
+        reserved = books.begin(asked, self._calls)
         try:
             last, text = await self._stream(reserved, emit)
         finally:

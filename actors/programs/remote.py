@@ -15,6 +15,7 @@ from sgl_actors.actors.programs import whole_turn
 from sgl_actors.actors.programs.interpreter import (
     Completion,
     call_of,
+    check_room,
     complete,
     define,
     define_as,
@@ -169,13 +170,17 @@ class _Gen:
     def _may_ask_ahead(self, plan: FollowUp, capabilities: Capabilities) -> bool:
         """Whether more than this gen's text can be asked for, and this gen's own is sure to be had of it.
 
-        Not with a constraint, which ends where the model likes; not with `min_tokens`, before which a stop is none; not beyond what the program's budget has left; and not if somebody reads a text of limited length
+        Not after it was not, once; not with a constraint, which ends where the model likes; not with `min_tokens`, before which a stop is none; not beyond what the program's budget has left; and not if somebody reads a text of limited length
         whose tokens nobody counts on the way: what is beyond the limit would have been handed out already.
         """
         sampling, limited = self._sampling, self._sampling.max_tokens is not None
         if len(plan.parts) == 1 and (self._setup.speculation <= 0 or sampling.constraint is not None):
             return False
-        if sampling.min_tokens or (self._live and limited and not capabilities.counting):
+        if (
+            self._stream.alone
+            or sampling.min_tokens
+            or (self._live and limited and not capabilities.counting)
+        ):
             return False
         left = self._setup.books.left
         return left is None or not limited or (plan.max_tokens is not None and plan.max_tokens <= left)
@@ -216,6 +221,7 @@ class _Gen:
             found = self._take(here)
             if found is None:
                 stream.ahead = None
+                stream.alone = True
                 return False
             taken = found
         self._emit(taken.text[len(self._handed) :])
@@ -234,7 +240,9 @@ class _Gen:
     async def _ask(self, here: Context) -> None:
         """Ask for this gen alone."""
         node, sampling, self._again = self._node, self._sampling, ""
-        taken = model_of(self._setup).capabilities.sampling
+        able = model_of(self._setup).capabilities
+        taken = able.sampling
+        check_room(self._setup, sampling, node.count, able.count)
         asks = [
             Completion(
                 self._setup,
@@ -243,6 +251,7 @@ class _Gen:
                 self._timeout,
                 self._call(here, part),
                 Cutter(left_over(sampling, taken)),
+                calls=int(part % able.count == 0),
                 **here.request,
             )
             for part in range(node.count)

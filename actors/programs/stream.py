@@ -64,6 +64,7 @@ class Stream:
         scopes: prompts as they were where a scope that is still open began, by its variable.
         gens: how many model calls that sample have been made: with the path it fixes their seeds.
         ahead: of an API model, what it wrote beyond what it was asked for; see `lang.speculation`.
+        alone: of an API model, not even its own text came of what a gen asked for with others: they ask by themselves from here on.
         filled: of an API model that writes whole turns, texts of gens and selects to come, by their numbers.
         computed: leading characters of the prompt's text whose KV the node has computed, by this stream or the one it was forked from.
         failure: set once; nothing is done after it.
@@ -88,6 +89,7 @@ class Stream:
         self.computed = 0
         self.ahead: Ahead | None = None
         self.filled: dict[int, str] = {}
+        self.alone = False
         self.failure: Failure | None = None
         self._steps: list[Step] = []
         self._lost: list[Step] = []

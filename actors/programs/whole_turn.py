@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sgl_actors.actors.programs.interpreter import Completion, call_of, complete, define_as, nth
+from sgl_actors.actors.programs.interpreter import Completion, call_of, check_room, complete, define_as, nth
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
 from sgl_actors.actors.tokenizer.messages import ChatMessage, SamplingOptions
@@ -149,6 +149,7 @@ class _Turn:
         """The turn, or its beginning, is one gen: the model writes it as it would."""
         node, stream = self._node, self._stream
         live = live and node.constraint is None
+        check_room(self._setup, sampling, node.count, self._capabilities.count)
         for attempt in range(TRIES):
             asks = [
                 self._completion(nth(sampling, part), self._messages, part, sampling, live=live)
@@ -240,7 +241,8 @@ class _Turn:
         )
         taken = self._capabilities.sampling
         cut, how = Cutter(left_over(how, taken)), sent(how, taken)
-        return Completion(self._setup, node, how, self._timeout, call, cut, messages=messages)
+        calls = int(call.completions == 1 or part % call.completions % self._capabilities.count == 0)
+        return Completion(self._setup, node, how, self._timeout, call, cut, calls=calls, messages=messages)
 
 
 def _fits(text: str, one: Completion, constraint: Constraint | None) -> bool:

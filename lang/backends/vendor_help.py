@@ -34,7 +34,7 @@ async def load_sdk(name: str, extra: str, title: str) -> ModuleType:
         return await asyncio.to_thread(importlib.import_module, name)
     except ImportError as error:
         raise ConfigError(
-            f"{title} needs the package {name}, which cannot be imported ({error}): pip install sgl-actors[{extra}]"
+            f"{title} needs the package {name}, which cannot be imported ({error}): pip install 'sgl-actors[{extra}]'"
         ) from error
 
 

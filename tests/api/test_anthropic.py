@@ -514,7 +514,7 @@ async def test_a_model_without_key_or_sdk_says_what_to_do(
         await make(key="", base_url="")
     await told(await make(key=""), chat())
     monkeypatch.setitem(sys.modules, "anthropic", None)
-    with pytest.raises(ConfigError, match=r"pip install sgl-actors\[anthropic\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'sgl-actors\[anthropic\]'"):
         await make()
 
 

@@ -141,6 +141,6 @@ async def test_every_fifth_answer_fails(stub: Stub, monkeypatch: pytest.MonkeyPa
     assert not wrong
     assert set(model.faults) >= {"429", "500", "529", "0", *BREAKS}
     assert model.faults.total() > SHARE * usage.calls
-    assert SHARE / 2 * usage.calls < usage.retries < 2 * SHARE * usage.calls
-    assert len(stub.asked) == usage.calls + usage.retries
+    assert SHARE / 2 * usage.calls < usage.retries < usage.calls
+    assert len(stub.asked) <= usage.calls + usage.retries  # a try may fail before it gets there
     assert 0 < sum(asked.stream for asked in stub.asked) < len(stub.asked)

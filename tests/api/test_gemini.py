@@ -534,7 +534,7 @@ async def test_a_model_without_key_or_sdk_says_what_to_do(
     with pytest.raises(ConfigError, match="'counts' is unknown"):
         await make(capabilities={"counts": 4})
     monkeypatch.setitem(sys.modules, "google.genai", None)
-    with pytest.raises(ConfigError, match=r"pip install sgl-actors\[gemini\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'sgl-actors\[gemini\]'"):
         await make()
 
 

@@ -255,3 +255,33 @@ async def test_completions_of_one_request_are_one_call(tmp_path: Path) -> None:
     assert (state.usage.prompt_tokens, state.usage.completion_tokens) == (10, 6)
     async with sgl.replay(file) as replayed:
         assert (await several.run(backend=replayed)).usage == state.usage
+
+
+async def test_a_blank_with_more_words_than_tokens_is_asked_for_again() -> None:
+    """`max_tokens` holds for a gen in a form, too: what is too long for sure is no value of it, and the model is told so."""
+    answers = iter(['{"a": "one two three", "b": "x"}', '{"a": "one two", "b": "x"}'])
+    backend = ApiMock(lambda _r, _c: next(answers), continuation=NONE, schema=True)
+
+    @sgl.function
+    async def card(s: sgl.ProgramState) -> None:
+        s += sgl.user("?") + sgl.assistant("A: " + sgl.gen("a", max_tokens=2) + "\nB: " + sgl.gen("b"))
+
+    state = await card.run(backend=backend)
+    assert (state["a"], state["b"], state.usage.calls) == ("one two", "x", 2)
+    last = (backend.requests[1].messages or [])[-1].content
+    assert "at most 2 tokens" in last
+
+
+async def test_completions_of_one_request_are_one_call_of_the_budget() -> None:
+    """A budget of one call suffices for them; one of tokens has to have room for all, for none can be cut short alone."""
+    backend = ApiMock(lambda _r, call: f"text {call.part}", continuation=NONE, count=8)
+
+    @sgl.function
+    async def several(s: sgl.ProgramState) -> None:
+        s += sgl.user("?") + sgl.assistant(sgl.gen("text", n=5, max_tokens=50))
+
+    assert len((await several.run(backend=backend, budget=sgl.Budget(calls=1)))["text"]) == 5
+    asked = len(backend.requests)
+    with pytest.raises(sgl.BudgetExceeded, match="5 completions of up to 50 tokens are more than the 120"):
+        await several.run(backend=backend, budget=sgl.Budget(tokens=120))
+    assert len(backend.requests) == asked
