@@ -80,10 +80,22 @@ def check(problem: Problem, window: int | None = None) -> None:
     assert error.max().item() <= TOLERANCE[problem.query.dtype]
 
 
+SHAPES = {"decodes": DECODES, "drafts": DRAFTS, "prefills": PREFILLS, "mixed": MIXED}
+
+
 @pytest.mark.parametrize(
-    "shape", [DECODES, DRAFTS, PREFILLS, MIXED], ids=["decodes", "drafts", "prefills", "mixed"]
+    ("shape", "dtype"),
+    [
+        pytest.param(
+            shape,
+            dtype,
+            id=f"{name}-{dtype}",
+            marks=[] if dtype == torch.bfloat16 or name == "mixed" else pytest.mark.slow,
+        )
+        for name, shape in SHAPES.items()
+        for dtype in TOLERANCE
+    ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_ragged_batches_agree_with_the_reference(shape: list[tuple[int, int]], dtype: torch.dtype) -> None:
     """Decodes, drafts, prefills with a cached prefix, and all of them mixed, in each type."""
     check(make_problem(shape, dtype=dtype))
@@ -108,8 +120,16 @@ def test_windows(window: int) -> None:
     check(make_problem(MIXED, head_dim=16), window)
 
 
-@pytest.mark.parametrize("window", [None, 400])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("window", "dtype"),
+    [
+        (None, torch.bfloat16),
+        (400, torch.float32),
+        pytest.param(None, torch.float32, marks=pytest.mark.slow),
+        pytest.param(400, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_branches_of_a_fork_share_their_prefix(window: int | None, dtype: torch.dtype) -> None:
     """Rows with a common prefix give what they give one by one; their common splits are run once."""
     from sgl_actors.kernels.triton.attention_tables import make_tables, read_batch
