@@ -78,23 +78,28 @@ def unsafe_loading(tree: ast.AST) -> list[tuple[int, str]]:
     return found
 
 
-def parsed() -> Iterator[tuple[str, ast.AST]]:
+Rule = Callable[[ast.AST], list[tuple[int, str]]]
+
+
+@pytest.fixture(scope="module")
+def breaches() -> dict[Rule, set[str]]:
+    """Of each rule, where it is broken; every file is parsed once for both."""
+    found: dict[Rule, set[str]] = {rooms_imported_bare: set(), unsafe_loading: set()}
     for path in sources():
-        yield name(path), ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for rule, places in found.items():
+            places |= {f"{name(path)}:{line} {what}" for line, what in rule(tree)}
+    return found
 
 
-def test_rooms_are_imported_through_the_package() -> None:
+def test_rooms_are_imported_through_the_package(breaches: dict[Rule, set[str]]) -> None:
     """`sgl_actors.actors`, never `actors`: a top-level package `kernels` breaks transformers."""
-    assert {
-        f"{file}:{line} {module}" for file, tree in parsed() for line, module in rooms_imported_bare(tree)
-    } == set()
+    assert breaches[rooms_imported_bare] == set()
 
 
-def test_nothing_is_unpickled() -> None:
+def test_nothing_is_unpickled(breaches: dict[Rule, set[str]]) -> None:
     """No pickle, no torch.load, no remote code: a model file or a message can never run code."""
-    assert {
-        f"{file}:{line} {what}" for file, tree in parsed() for line, what in unsafe_loading(tree)
-    } == set()
+    assert breaches[unsafe_loading] == set()
 
 
 @pytest.mark.parametrize(
@@ -111,9 +116,7 @@ def test_nothing_is_unpickled() -> None:
         ("f(allow_pickle=x)", unsafe_loading),
     ],
 )
-def test_the_rules_catch_what_they_forbid(
-    text: str, rule: Callable[[ast.AST], list[tuple[int, str]]]
-) -> None:
+def test_the_rules_catch_what_they_forbid(text: str, rule: Rule) -> None:
     """Each way of breaking a rule is found."""
     assert rule(ast.parse(text))
 
