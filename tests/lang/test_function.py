@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
@@ -114,33 +113,3 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert set(sgl.__all__) <= set(dir(sgl))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = sgl.nonsense
-
-
-TYPED = """
-import sgl_actors as sgl
-
-@sgl.function
-async def judge(s: sgl.ProgramState, essay: str, *, marks: int = 3) -> None:
-    s += sgl.gen("x")
-
-async def main() -> None:
-    state = await judge.run("text", marks=2)
-    reveal_type(state)
-    judge.bind(essay="x")
-    judge.bind(essay=3)
-    await judge.bind(essay="x", mark=1).run(temperature=0)
-    await judge.run(essay="x", marks=2, temperature=0, budget=sgl.Budget(calls=1))
-"""
-
-
-@pytest.mark.timeout(240)
-def test_types_of_parameters_are_kept(tmp_path: Path) -> None:
-    """mypy knows a program's parameters: a wrong type and a misspelt name are errors, right calls are none."""
-    pytest.importorskip("mypy")
-    file = tmp_path / "typed.py"
-    file.write_text(TYPED)
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(file)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-    errors = [line for line in lines if "error:" in line]
-    assert [int(line.split(":")[1]) for line in errors] == [12, 13], lines
-    assert any('"sgl_actors.lang.finished.FinishedState"' in line for line in lines)
