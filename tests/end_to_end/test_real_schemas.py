@@ -15,7 +15,7 @@ from tests.end_to_end.real_schemas import DECLINED, RATCHET, case, is_better, sc
 pytestmark = pytest.mark.model
 
 FEW, MANY = 6, 100
-SHORT, LONG = 48, 256
+SHORT, LONG = 32, 256
 """Schemas (the smallest) and most tokens of the two forms."""
 
 

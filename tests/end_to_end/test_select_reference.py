@@ -256,12 +256,12 @@ async def check(node: NodeRecord, reference: Reference, items: list[Item]) -> li
     return notes
 
 
-async def test_fifty_choices_are_those_of_transformers(
+async def test_twenty_choices_are_those_of_transformers(
     node: NodeRecord, data: Path, reference: Reference, record_property: Any
 ) -> None:
     """Every method's scores are within 1e-3 of the reference's, and its winner is the reference's."""
-    items = sample(data, {mmlu: 18, hellaswag: 4, gsm8k: 4, inside: 24}, short=True)
-    assert len(items) == 50
+    items = sample(data, {mmlu: 7, hellaswag: 2, gsm8k: 2, inside: 9}, short=True)
+    assert len(items) == 20
     record_property("near ties", await check(node, reference, items))
 
 
