@@ -77,9 +77,9 @@ async def test_worker_restart_under_programs(node: NodeRecord) -> None:
         assert not any(task.done() for task in running)
         await operator.call("root", RestartActor("worker/0"), Done, timeout=60)
         disturbed = [state.text() for state in await asyncio.gather(*running)]
-        calm = [(await judge.bind(essay=essay).run(backend=backend)).text() for essay in essays]
+        calm = await asyncio.gather(*(judge.bind(essay=essay).run(backend=backend) for essay in essays))
     await handle.close()
-    assert disturbed == calm
+    assert disturbed == [state.text() for state in calm]
 
 
 async def test_error_names_the_place(node: NodeRecord) -> None:

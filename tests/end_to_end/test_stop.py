@@ -16,6 +16,12 @@ from tests.conftest import start_node
 
 pytestmark = pytest.mark.model
 
+FAKE = (
+    "actors.worker/0.class=sgl_actors.actors.worker.fake:FakeWorker",
+    "actors.worker/0.options={delay = 0.02}",
+)
+"""Of the model only the vocabulary is needed."""
+
 
 @pytest.fixture(autouse=True)
 def needs_model() -> None:
@@ -46,7 +52,7 @@ class Asking(threading.Thread):
 
 def test_a_stop_lets_requests_finish(tmp_path: Path) -> None:
     """After SIGTERM a running generation still ends with all its tokens, then the node exits with 0; no process is left."""
-    process, record = start_node(tmp_path)
+    process, record = start_node(tmp_path, *FAKE)
     children = psutil.Process(process.pid).children(recursive=True)
     asking = Asking(record.url, 40)
     asking.start()
@@ -60,7 +66,7 @@ def test_a_stop_lets_requests_finish(tmp_path: Path) -> None:
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     """A second SIGINT cuts the drain short: exit 130, nothing about failures, no process left."""
-    process, record = start_node(tmp_path)
+    process, record = start_node(tmp_path, *FAKE)
     children = psutil.Process(process.pid).children(recursive=True)
     asking = Asking(record.url, 4000)
     asking.start()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sgl_actors.actors.microkernel import Context
+from sgl_actors.actors.microkernel import Context, root
 from sgl_actors.actors.microkernel.messages import (
     Actors,
     Done,
@@ -182,8 +182,9 @@ async def test_stop_while_starting(tmp_path: Path, kind: str, process: str) -> N
     assert await node.close() == ""
 
 
-async def test_blocked_start_is_ended(tmp_path: Path) -> None:
+async def test_blocked_start_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An actor that blocks its loop while it starts is killed after its start deadline."""
+    monkeypatch.setattr(root, "START_SLACK", 1.0)
     blocked = (
         'class = "tests.microkernel.kernel_actors:BlockedStart"\nstart_timeout = 0.1\nrestart = "temporary"'
     )
