@@ -95,9 +95,8 @@ async def _run(node: ChaosNode, logs: Path, journal: Path, outcome: Outcome) -> 
     backend = Connection(node.record.endpoint)
     file = str(journal / "journal.db")
     try:
-        await load.calm()
+        _, calm = await asyncio.gather(load.calm(), _durable(backend, file, "calm"))
         load.begin()
-        calm = await _durable(backend, file, "calm")
         STARTED.clear()
         under_way = asyncio.create_task(_durable(backend, file, "running"))
         await asyncio.to_thread(STARTED.wait, 60)
