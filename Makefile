@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SGLANG := $(VENV)/sglang
 NATIVE := $(wildcard kernels/cpu/native/*.h kernels/cpu/native/*.cpp)
+# Hundreds of processes of the tests import the same modules: compiled code is kept also where the environment says otherwise.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE SGLANG_PYTHON=$(SGLANG)/bin/python $(BIN)/python -m pytest
 CODE := actors lang kernels src tests benchmarks examples
 
 .DEFAULT_GOAL := help
@@ -23,10 +25,10 @@ start: install  ## run a node in the foreground (PORT=8000, MODEL=name or path)
 	@$(BIN)/sgl-actors start --config node.toml $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model "$(MODEL)")
 
 test: install-dev $(SGLANG)/.installed  ## run the tests, in less than ten minutes on two cores
-	SGLANG_PYTHON=$(SGLANG)/bin/python $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: install-dev $(SGLANG)/.installed  ## and those that take longer
-	SGLANG_PYTHON=$(SGLANG)/bin/python $(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 chaos: install-dev  ## faults against real nodes; goes on where it was (FORM=ci for the small form, ARGS="--case kills")
 	$(BIN)/python -m benchmarks.chaos --form $(or $(FORM),long) --table docs/reliability.md $(ARGS)
