@@ -64,8 +64,18 @@ def test_one_request_at_a_time_is_the_oracle(name: str, corpus: Corpus) -> None:
     assert hit_rate(calls, pages, Options(policy="fcfs", max_batch=1)) == offline(calls, pages)
 
 
-@pytest.mark.parametrize("policy", ["lpm", "dfs-weight", "hrrn", "fcfs"])
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        pytest.param(
+            name,
+            policy,
+            marks=pytest.mark.slow if name.startswith("chat") and policy != Options().policy else [],
+        )
+        for name in WORKLOADS
+        for policy in ("lpm", "dfs-weight", "hrrn", "fcfs")
+    ],
+)
 def test_large_pool_reaches_the_optimum(name: str, policy: str, corpus: Corpus) -> None:
     """Whatever the order, with pages for all of it each distinct token is computed about once."""
     calls = build(name, corpus)
