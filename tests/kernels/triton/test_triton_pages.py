@@ -12,9 +12,21 @@ def make_pool(dtype: torch.dtype, head_dim: int, slots: int = 64) -> torch.Tenso
     return torch.randn(3, slots, 2, 2, head_dim, generator=torch.Generator().manual_seed(slots)).to(dtype)
 
 
-@pytest.mark.parametrize("page_size", [1, 16])
-@pytest.mark.parametrize("head_dim", [64, 80, 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "page_size"),
+    [
+        pytest.param(
+            dtype, head_dim, page_size, marks=[] if head_dim == 80 or dtype == TYPES[1] else pytest.mark.slow
+        )
+        for dtype in TYPES
+        for head_dim in (64, 80, 5)
+        for page_size in (1, 16)
+    ],
+    ids=str,
+)
 def test_pages_travel_through_a_dense_block(dtype: torch.dtype, head_dim: int, page_size: int) -> None:
     """Gathered pages are what the pool holds; scattered into another pool they are there, and nothing else has changed."""
     from sgl_actors.kernels.triton.pages import gather_slots, page_slots, scatter_slots

@@ -18,9 +18,21 @@ def tables(positions: torch.Tensor, head_dim: int, dtype: torch.dtype) -> tuple[
     return oracle.rotary_tables(positions, frequencies, dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("head_dim", [64, 80, 128])
-@pytest.mark.parametrize("tokens", [1, 5])
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "head_dim", "dtype"),
+    [
+        pytest.param(
+            tokens, head_dim, dtype, marks=[] if head_dim == 80 or dtype == TYPES[1] else pytest.mark.slow
+        )
+        for tokens in (1, 5)
+        for head_dim in (64, 80, 128)
+        for dtype in TYPES
+    ],
+    ids=str,
+)
 def test_queries_turn_in_place_and_keys_and_values_go_to_their_slots(
     tokens: int, head_dim: int, dtype: torch.dtype
 ) -> None:
