@@ -21,6 +21,7 @@ from sgl_actors.actors.programs.interpreter import (
     define_as,
     nth,
 )
+from sgl_actors.actors.programs.lookahead import alone, upcoming
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
 from sgl_actors.actors.tokenizer.messages import SamplingOptions
@@ -29,12 +30,12 @@ from sgl_actors.lang.backends.asked import check_asked, check_media
 from sgl_actors.lang.backends.capabilities import PREFILL, TEXT, Capabilities
 from sgl_actors.lang.chat_messages import messages_of
 from sgl_actors.lang.errors import Unsupported
-from sgl_actors.lang.ir import ConstantText, Gen, ScopeBegin, ScopeEnd, Select, SetVariable
+from sgl_actors.lang.ir import Gen
 from sgl_actors.lang.prompt import Prompt
 from sgl_actors.lang.protocols import ApiModel, Call
 from sgl_actors.lang.results import Usage
 from sgl_actors.lang.sampling import derive_seed, resolve
-from sgl_actors.lang.speculation import Ahead, FollowUp, Taken, alike, follow_up
+from sgl_actors.lang.speculation import Ahead, FollowUp, Taken
 from sgl_actors.lang.stops import Cutter, left_over, sent
 
 AHEAD_PART: Final = 1 << 16
@@ -56,7 +57,7 @@ async def generate(
     sampling = resolve(node.sampling, setup.sampling, _seed(stream, setup), node.constraint)
     if (
         stream.number in stream.filled
-    ):  # a form of the select before it has it, also where gens by themselves go on
+    ):  # of a form for what stands before it, also where gens by themselves go on
         await whole_turn.generate(stream, node, setup, sampling, timeout, emit, live=live)
         return
     native = bool(node.tools) and capabilities.tools and not _is_begun(stream.prompt)
@@ -76,9 +77,7 @@ async def generate(
         define_as(stream, node, [""] * node.count, {"prompt_tokens": 0, "completion_tokens": 0})
         return
     gen = _Gen(stream, node, setup, sampling, timeout, emit, live=live)
-    if (
-        goes_on and stream.number not in stream.filled
-    ):  # else a form had it, because of a select or constraint before it
+    if goes_on:
         try:
             await gen.go_on(capabilities)
         except NoContinuation:  # it was not known; the vendor knows it now
@@ -266,48 +265,6 @@ class _Gen:
         return call_of(self._stream, self._node, part)._replace(
             completions=self._node.count, live=self._live, tools=self._node.tools, basis=basis, **fields
         )
-
-
-def is_open(stream: Stream) -> bool:
-    """Whether what is appended next may still belong to the call for the node that is being done."""
-    going_on = (ConstantText, SetVariable, ScopeBegin, ScopeEnd, Gen, Select)
-    return all(isinstance(step.node, going_on) for step in stream.later())
-
-
-def alone(sampling: SamplingOptions) -> FollowUp:
-    """A gen by itself."""
-    return follow_up([sampling], [])
-
-
-def upcoming(stream: Stream, setup: Setup, sampling: SamplingOptions) -> FollowUp:
-    """What of the nodes behind the gen that is being done can be asked for with it."""
-    least = setup.speculation if setup.speculation > 0 else None
-    slots, texts, text = [sampling], list[str](), ""
-    if setup.speculation == 0 or sampling.constraint is not None:
-        return alone(sampling)
-    for _, node in stream.later():
-        match node:
-            case ConstantText(more):
-                text += more
-            case SetVariable() | ScopeBegin() | ScopeEnd():
-                continue
-            case Gen(count=1, tools="") if not (node.logprobs or node.top_logprobs):
-                following = resolve(node.sampling, setup.sampling, 0, node.constraint)
-                if not _goes_on(slots[-1], text, following):
-                    break
-                texts.append(text)
-                slots.append(following)
-                text = ""
-            case _:
-                break
-    return follow_up(slots, texts, least)
-
-
-def _goes_on(slot: SamplingOptions, text: str, following: SamplingOptions) -> bool:
-    """Whether a model that goes on past a slot's stop writes `text` there, and then another slot like it."""
-    begins = any(text.startswith(stop) or stop.startswith(text) for stop in slot.stop) and bool(text)
-    told = bool(following.stop) or following.constraint is None
-    return begins and told and alike(slot, following) and not (slot.stop_regex or slot.no_stop_trim)
 
 
 def _meta_of(taken: Taken, sampling: SamplingOptions) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from sgl_actors.actors.microkernel import Actor, Address, Context, Down, Message, Request
 from sgl_actors.actors.programs import interpreter, remote, remote_select, selection
 from sgl_actors.actors.programs.audience import Audience, Listener, common
+from sgl_actors.actors.programs.lookahead import is_open
 from sgl_actors.actors.programs.messages import (
     Append,
     Appended,
@@ -330,7 +331,7 @@ class StreamActor(Actor):
         """
         setup, stream = self._setup, self._stream
         while not (self._waiters or self._marks):
-            more = setup.speculation and remote.is_open(stream)
+            more = setup.speculation and is_open(stream)
             if not more and (setup.live or isinstance(node, Select) or self._audience.follows(node.name)):
                 return
             hold = DURABLE_HOLD if more and setup.entry is not None else HOLD
