@@ -162,11 +162,7 @@ class NodeClient(CacheClient, GraphClient, ProfileClient):
         call: object = None,  # noqa: ARG002
     ) -> Chunk:
         """Run `generate` to its end and return everything as one chunk."""
-        whole: Chunk | None = None
-        async for chunk in self.generate(request, timeout=timeout, trace=trace):
-            whole = chunk if whole is None else merge(whole, chunk)
-        assert whole is not None
-        return whole
+        return await joined(self.generate(request, timeout=timeout, trace=trace))
 
     async def tokenize(self, request: Tokenize) -> TokenIds:
         """Ids of a text or a rendered chat."""
@@ -306,6 +302,14 @@ def _without_known(chunk: Chunk, known: int, *, first: bool) -> Chunk:
     return chunk
 
 
+async def joined(chunks: AsyncIterator[Chunk]) -> Chunk:
+    """All chunks of one request as one."""
+    whole = await anext(chunks)
+    async for chunk in chunks:
+        whole = merge(whole, chunk)
+    return whole
+
+
 def merge(one: Chunk, two: Chunk) -> Chunk:
     """Two consecutive chunks of one request as one."""
     return msgspec.structs.replace(
@@ -332,6 +336,7 @@ __all__ = [
     "check_changes",
     "describe_edge",
     "draw_seed",
+    "joined",
     "merge",
     "namespace_of",
     "prompt_counts",

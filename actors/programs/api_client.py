@@ -18,7 +18,7 @@ from sgl_actors.actors.api.messages import (
 )
 from sgl_actors.actors.cache.messages import Pinned
 from sgl_actors.actors.microkernel import Context
-from sgl_actors.actors.node.client import merge
+from sgl_actors.actors.node.client import joined
 from sgl_actors.actors.programs.api_group import Groups, shares
 from sgl_actors.actors.programs.api_hosts import PATIENCE, await_actor, describe
 from sgl_actors.actors.programs.mock import chatml
@@ -97,11 +97,7 @@ class ApiClient:
         self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None
     ) -> Chunk:
         """See `Client.complete`."""
-        whole: Chunk | None = None
-        async for chunk in self.generate(request, timeout=timeout, trace=trace, call=call):
-            whole = chunk if whole is None else merge(whole, chunk)
-        assert whole is not None
-        return whole
+        return await joined(self.generate(request, timeout=timeout, trace=trace, call=call))
 
     async def tokenize(self, request: Tokenize) -> TokenIds:
         """See `Client.tokenize`. A chat has a text and no ids: of a model that goes on with text, by its chat template; of others, in ChatML, for people.

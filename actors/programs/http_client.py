@@ -16,7 +16,7 @@ import httpx2
 import msgspec
 
 from sgl_actors.actors.cache.messages import Pinned
-from sgl_actors.actors.node.client import merge
+from sgl_actors.actors.node.client import joined
 from sgl_actors.actors.programs.attempts import FIRST_PATIENCE, PATIENCE, Attempts, refusal
 from sgl_actors.actors.scheduler.messages import Flushed
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
@@ -175,11 +175,7 @@ class HttpClient:
         call: object = None,  # noqa: ARG002
     ) -> Chunk:
         """See `Client.complete`."""
-        whole: Chunk | None = None
-        async for chunk in self.generate(request, timeout=timeout, trace=trace):
-            whole = chunk if whole is None else merge(whole, chunk)
-        assert whole is not None
-        return whole
+        return await joined(self.generate(request, timeout=timeout, trace=trace))
 
     async def tokenize(self, request: Tokenize) -> TokenIds:
         """See `Client.tokenize`. A chat's text is that of its ids."""

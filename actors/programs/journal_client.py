@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from sgl_actors.actors.cache.messages import Pinned
-from sgl_actors.actors.node.client import merge
+from sgl_actors.actors.node.client import joined
 from sgl_actors.actors.programs.journal_entry import Entry
 from sgl_actors.actors.programs.journal_history import Answer, asked, key_of
 from sgl_actors.actors.scheduler.messages import Decoding
@@ -81,11 +81,7 @@ class JournalClient:
         self, request: Generate, *, timeout: float = 600.0, trace: str = "", call: Call | None = None
     ) -> Chunk:
         """See `Client.complete`."""
-        whole: Chunk | None = None
-        async for chunk in self.generate(request, timeout=timeout, trace=trace, call=call):
-            whole = chunk if whole is None else merge(whole, chunk)
-        assert whole is not None
-        return whole
+        return await joined(self.generate(request, timeout=timeout, trace=trace, call=call))
 
     async def tokenize(self, request: Tokenize) -> TokenIds:
         """See `Client.tokenize`. The same text has the same ids: nothing is recorded."""

@@ -116,13 +116,9 @@ class MockClient:
         """See `Client.complete`."""
         if request.sampling.max_tokens == 0:
             return await self._computed(request, call or PLAIN)
-        from sgl_actors.actors.node.client import merge
+        from sgl_actors.actors.node.client import joined
 
-        whole: Chunk | None = None
-        async for chunk in self.generate(request, timeout=timeout, trace=trace, call=call):
-            whole = chunk if whole is None else merge(whole, chunk)
-        assert whole is not None
-        return whole
+        return await joined(self.generate(request, timeout=timeout, trace=trace, call=call))
 
     async def tokenize(self, request: Tokenize) -> TokenIds:
         """See `Client.tokenize`. Chats are written in ChatML."""

@@ -34,14 +34,14 @@ from sgl_actors.errors import (
 )
 from sgl_actors.lang.backends.gemini import Gemini, capabilities_of
 from sgl_actors.lang.backends.gemini_answer import Answer
-from sgl_actors.lang.backends.vendor import Ask, End, Settings, Text, Tokens
+from sgl_actors.lang.backends.vendor import Settings, Text, Tokens
 from sgl_actors.lang.constraints.constraint import CHOICE, JSON_SCHEMA, Constraint
 from sgl_actors.lang.ir import Media
 from tests.api.stub import CUT, DROPPED, ENDED, ERROR, HANG, MALFORMED, Asked, Fault, Reply, Stub
+from tests.api.vendor_calls import USER, chat, told
 
 KEY = "AIza-secret"
 NEW, OLD = "gemini-3.8-flash", "gemini-2.5-flash"
-USER = ChatMessage("user", "The capital of France?")
 TOOLS = json.dumps(
     [{"type": "function", "function": {"name": "weather", "description": "The weather.", "parameters": {}}}]
 )
@@ -63,20 +63,6 @@ async def make(stub: Stub) -> AsyncIterator[Make]:
     yield one
     for vendor in opened:
         await vendor.close()
-
-
-async def told(vendor: Gemini, ask: Ask, timeout: float = 20.0) -> tuple[str, End]:
-    """The pieces joined, and the end."""
-    *pieces, end = [event async for event in vendor.ask(ask, timeout=timeout)]
-    assert isinstance(end, End)
-    texts = [piece.text for piece in pieces if isinstance(piece, Text)]
-    assert len(texts) == len(pieces)
-    return "".join(texts), end
-
-
-def chat(*messages: ChatMessage, **fields: Any) -> Ask:
-    sampling = fields.pop("sampling", SamplingOptions())
-    return Ask(messages=messages or (USER,), sampling=sampling, **fields)
 
 
 async def test_a_chat_is_sent_in_geminis_words(make: Make, stub: Stub) -> None:
