@@ -202,7 +202,9 @@ class _Gen:
         """Ask for several gens at once; False if not even this one's text came of it."""
         stream, first = self._stream, self._sampling.max_tokens
         own = sent(self._sampling, model_of(self._setup).capabilities.sampling)
-        sampling = msgspec.structs.replace(own, max_tokens=plan.max_tokens, stop=plan.stop)
+        # a resumed run reads the recorded answer, and has to know what ended it: the model alone
+        stop = plan.stop if self._setup.entry is None else ()
+        sampling = msgspec.structs.replace(own, max_tokens=plan.max_tokens, stop=stop)
         follow = plan.parts if len(plan.parts) > 1 else ()
         call = self._call(here, 0, follow=follow, first=first)._replace(part=AHEAD_PART)
         cut = Cutter(self._sampling)
@@ -212,7 +214,7 @@ class _Gen:
         if not ended and cut.stop is None and tokens == first:  # as it would have ended alone
             taken = Taken(one.text, one.finish, tokens, 0)
         else:
-            ended_by = plan.stop if ended else None
+            ended_by = stop if ended else None
             stream.ahead = Ahead(
                 here.before, here.text, cut.text, self._sampling, ended_by=ended_by, tokens=tokens
             )

@@ -26,7 +26,7 @@ from sgl_actors.lang.backends import vendor
 from sgl_actors.lang.backends.anthropic_answer import Answer, Event, Message
 from sgl_actors.lang.backends.capabilities import NONE, PREFILL, Capabilities
 from sgl_actors.lang.backends.vendor import Ask, Settings, Text
-from sgl_actors.lang.backends.vendor_errors import failure, timed
+from sgl_actors.lang.backends.vendor_errors import failure, retry_after, timed
 from sgl_actors.lang.backends.vendor_help import (
     as_base64,
     calls,
@@ -38,7 +38,6 @@ from sgl_actors.lang.backends.vendor_help import (
     plain_address,
     said,
     schema_of,
-    seconds_of,
     wraps,
 )
 from sgl_actors.lang.backends.writing import stops_of
@@ -302,7 +301,7 @@ class Anthropic:
             )
         if status == 400 and _UNPAID.search(words):
             status = 402
-        return failure(status, words, self.title, seconds_of(error.response.headers.get("retry-after")))
+        return failure(status, words, self.title, retry_after(error.response.headers))
 
 
 def _limit(model: str) -> int:

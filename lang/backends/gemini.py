@@ -27,7 +27,7 @@ from sgl_actors.errors import (
 from sgl_actors.lang.backends.capabilities import NONE, PREFILL, Capabilities
 from sgl_actors.lang.backends.gemini_answer import Answer
 from sgl_actors.lang.backends.vendor import Ask, Event, Settings, Text
-from sgl_actors.lang.backends.vendor_errors import failure, timed
+from sgl_actors.lang.backends.vendor_errors import failure, retry_after, timed
 from sgl_actors.lang.backends.vendor_help import (
     calls,
     cause_of,
@@ -314,9 +314,7 @@ class Gemini:
             status = 529
         delays = [seconds_of(one.get("retryDelay")) for one in details]
         headers = getattr(error.response, "headers", None) or {}
-        return failure(
-            status, words, self.title, max(delays, default=0.0) or seconds_of(headers.get("retry-after"))
-        )
+        return failure(status, words, self.title, max(delays, default=0.0) or retry_after(headers))
 
 
 async def _note(response: httpx2.Response) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import httpx2
@@ -19,8 +16,8 @@ from sgl_actors.errors import (
     NotReady,
     SglActorsError,
 )
-from sgl_actors.lang.backends.vendor_errors import failure
-from sgl_actors.lang.backends.vendor_help import said, seconds_of
+from sgl_actors.lang.backends.vendor_errors import failure, retry_after
+from sgl_actors.lang.backends.vendor_help import said
 
 _KEYS: Final = re.compile(r"\bsk-[\w*.-]+")
 _TOO_LONG: Final = re.compile(
@@ -93,26 +90,6 @@ def mid_stream(part: object, title: str, key: str) -> SglActorsError | None:
         return None
     body = body if isinstance(body, dict) else {"message": body}
     return _in_stream(body, _words(body, None, key), title)
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds to wait as an answer's headers say: ``retry-after-ms``, or ``retry-after`` in seconds or as a date; 0 if they do not.
-
-    Example:
-        >>> retry_after({"retry-after-ms": "250"}), retry_after({"retry-after": "3"}), retry_after({})
-        (0.25, 3.0, 0.0)
-    """
-    if milliseconds := seconds_of(headers.get("retry-after-ms")):
-        return milliseconds / 1000
-    text = headers.get("retry-after", "")
-    return seconds_of(text) or max(_date(text, 0.0) - _date(headers.get("date", ""), time.time()), 0.0)
-
-
-def _date(text: str, default: float) -> float:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, OverflowError):
-        return default
 
 
 def _in_stream(body: dict[str, Any], words: str, title: str) -> SglActorsError:

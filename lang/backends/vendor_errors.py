@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
 from sgl_actors.errors import (
@@ -16,6 +18,7 @@ from sgl_actors.errors import (
     SglActorsError,
     Unauthorized,
 )
+from sgl_actors.lang.backends.vendor_help import seconds_of
 
 T = TypeVar("T")
 
@@ -27,6 +30,26 @@ CAUSES: Final[dict[int, tuple[type[SglActorsError], str, str]]] = {
     429: (Overloaded, "too many requests", "wait, or lower `requests_per_minute` and `concurrency`"),
     529: (Overloaded, "the provider has no room", "wait and ask again"),
 }
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds to wait as an answer's headers say: ``retry-after-ms``, or ``retry-after`` in seconds or as a date; 0 if they do not.
+
+    Example:
+        >>> retry_after({"retry-after-ms": "250"}), retry_after({"retry-after": "3"}), retry_after({})
+        (0.25, 3.0, 0.0)
+    """
+    if milliseconds := seconds_of(headers.get("retry-after-ms")):
+        return milliseconds / 1000
+    text = headers.get("retry-after", "")
+    return seconds_of(text) or max(_date(text, 0.0) - _date(headers.get("date", ""), time.time()), 0.0)
+
+
+def _date(text: str, default: float) -> float:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return default
 
 
 def failure(status: int, words: str, title: str, retry_after: float = 0.0) -> SglActorsError:

@@ -15,7 +15,7 @@ from sgl_actors.actors.node.record import NodeRecord
 FOLDER = Path(__file__).parents[2] / "examples"
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 NEEDS_DATA = {"hellaswag.py", "mmlu.py", "rag.py", "react.py"}
-HAS_SAMPLE = {"essay_judge.py", "json_decode.py", "multi_chain.py", "tree_of_thought.py"}
+HAS_SAMPLE = {"essay_judge.py", "extract.py", "json_decode.py", "multi_chain.py", "tree_of_thought.py"}
 WITHOUT_MODEL = {"unit_test.py"}
 EMBEDDED = {"classify.py"}
 """Runs on a node of its own, as programs do that are told nothing."""
@@ -31,6 +31,7 @@ RUNS = {
         r"ended with 1\nbegun at [\d:]{8}, ended at [\d:]{8}: .*\n[45] calls of the model",
     ),
     "essay_judge.py": (["--count", "1", "--max-tokens", "16"], r"grade: [1-5]\.\d of 5\n(  \w+: .*\n){3}"),
+    "extract.py": (["--count", "1"], r"\w+, \w+, .+\n  Usage\(prompt_tokens=\d+"),
     "hellaswag.py": (
         ["--count", "2", "--shots", "1"],
         r"on 2 items.*\n  token_length_normalized +\d+%\n  greedy_token_selection +\d+%\n  unconditional_likelihood_normalized +\d+%",
