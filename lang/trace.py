@@ -265,6 +265,9 @@ def _numbers(one: TraceBranch | TraceSegment) -> str:
             parts.append(f"{usage.forced_tokens:,} forced")
         if isinstance(one, TraceBranch) or usage.calls > 1:
             parts.append(f"{usage.calls} call{'s' * (usage.calls > 1)}")
+    if isinstance(one, TraceBranch):
+        parts += [f"{usage.wasted_tokens:,} wasted"] * (usage.wasted_tokens > 0)
+        parts += [f"{usage.retries:,} tried again"] * (usage.retries > 0)
     if one.ms >= 0.05:
         parts.append(f"{one.ms:,.1f} ms" if one.ms < 100 else f"{one.ms:,.0f} ms")
     if one.cost:

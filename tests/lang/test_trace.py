@@ -202,3 +202,13 @@ def test_a_trace_needs_no_model() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True)
     assert done.stdout == b"program\n"
+
+
+def test_what_an_api_call_wasted_is_shown_of_the_whole() -> None:
+    """Waste and further tries belong to a program; of one gen they say little, as a later one may use what it wrote."""
+    used = Segment("generated", "Ada", "name", 7, 0, 14, 1, wasted_tokens=7, retries=2, cost=0.5)
+    outcome = Outcome("0", segments=[used], usage=used.usage)
+    first, second = str(Trace(outcome, "card")).splitlines()
+    assert "7 wasted, 2 tried again" in first
+    assert "wasted" not in second
+    assert "cost 0.5" in second
