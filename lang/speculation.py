@@ -82,13 +82,13 @@ class Taken(NamedTuple):
         text: up to its stop.
         finish: why it ends.
         tokens: about how many it has.
-        saved: tokens that would have been wasted without it.
+        end: where its stop ends, in what the prompt was expected to become.
     """
 
     text: str
     finish: Finish
     tokens: int
-    saved: int
+    end: int = 0
 
 
 class Ahead:
@@ -126,11 +126,11 @@ class Ahead:
         whole = len(self._expected) - self._start
         return round(self._tokens * (len(self._expected) - self._used) / whole) if whole else self._tokens
 
-    def take(self, before: Hashable, prompt: str, sampling: SamplingOptions) -> Taken | None:
+    def find(self, before: Hashable, prompt: str, sampling: SamplingOptions) -> Taken | None:
         """The text of a gen at the end of `prompt`; None if it is not known, and has to be asked for.
 
-        It is known if the gen samples alike, the prompt agrees with what was expected, the gen's own stop was written or ended the whole (or the model did so by itself), it has
-        no more than `max_tokens`, as far as that can be told from its characters, and it is what its constraint says.
+        It is known if the gen samples alike, the prompt agrees with what was expected, the gen's own stop was written or ended the whole (or the model did so by itself), and
+        the text is what its constraint says. Whether it has more than `max_tokens` cannot be told here.
         """
         if before != self._before or not self._expected.startswith(prompt) or len(prompt) < self._start:
             return None
@@ -141,14 +141,16 @@ class Ahead:
         if stop is None and not self._is_last(sampling):
             return None
         text = rest if stop is None else rest[: stop.keep]
-        tokens, limit = self._count(text), sampling.max_tokens
-        if limit is not None and tokens > limit and len(text.encode()) > limit:
-            return None
         if sampling.constraint is not None and not bytewise.accepts(sampling.constraint, text.encode()):
             return None
+        end = len(prompt) + (len(text) if stop is None else stop.end)
+        return Taken(text, Finish("stop", stop.matched if stop else None), self._count(text), end)
+
+    def use(self, taken: Taken) -> int:
+        """It is a gen's text; about how many tokens would have been wasted without that."""
         unused = self.wasted
-        self._used = max(self._used, len(prompt) + (len(text) if stop is None else stop.end))
-        return Taken(text, Finish("stop", stop.matched if stop else None), tokens, unused - self.wasted)
+        self._used = max(self._used, taken.end)
+        return unused - self.wasted
 
     def _is_last(self, sampling: SamplingOptions) -> bool:
         """Whether what ended the whole would have ended this gen, too. A constraint without a stop ends where the model likes, so it does not tell."""

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from sgl_actors.actors.cache.messages import DEFAULT
 from sgl_actors.actors.programs import whole_turn
 from sgl_actors.actors.programs.interpreter import (
     Completion,
@@ -24,7 +25,7 @@ from sgl_actors.actors.programs.interpreter import (
 from sgl_actors.actors.programs.lookahead import alone, upcoming
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
-from sgl_actors.actors.tokenizer.messages import SamplingOptions
+from sgl_actors.actors.tokenizer.messages import SamplingOptions, Tokenize
 from sgl_actors.errors import BrokenAnswer, NoContinuation
 from sgl_actors.lang.backends.asked import check_asked, check_media
 from sgl_actors.lang.backends.capabilities import PREFILL, TEXT, Capabilities
@@ -40,6 +41,9 @@ from sgl_actors.lang.stops import Cutter, left_over, sent
 
 AHEAD_PART: Final = 1 << 16
 """`Call.part` of a request for several gens: the parts below are the gen's own completions."""
+
+MARGIN: Final = 2
+"""How many times more tokens a text may have than its share of the characters says."""
 
 
 async def generate(
@@ -156,7 +160,7 @@ class _Gen:
         stream, node = self._stream, self._node
         here = await context(stream, self._setup, capabilities, f"gen({node.name!r})")
         plain = node.count == 1 and not (node.logprobs or node.top_logprobs or node.tools)
-        taken = self._take(here) if plain else None
+        taken = await self._take(here) if plain else None
         if taken is not None:
             self._emit(taken.text)
             self._end(taken, _meta_of(taken, self._sampling))
@@ -184,13 +188,24 @@ class _Gen:
         left = self._setup.books.left
         return left is None or not limited or (plan.max_tokens is not None and plan.max_tokens <= left)
 
-    def _take(self, here: Context) -> Taken | None:
-        """The text, if it has been written already."""
+    async def _take(self, here: Context) -> Taken | None:
+        """The text, if it has been written already, and is none that the gen's limit would have cut."""
         ahead = self._stream.ahead
-        taken = ahead.take(here.before, here.text, self._sampling) if ahead else None
-        if taken is not None:
-            self._stream.count(Usage(wasted_tokens=-taken.saved))
+        taken = ahead.find(here.before, here.text, self._sampling) if ahead else None
+        if ahead is None or taken is None or not await self._is_within(taken):
+            return None
+        self._stream.count(Usage(wasted_tokens=-ahead.use(taken)))
         return taken
+
+    async def _is_within(self, taken: Taken) -> bool:
+        """Whether a text has no more than `max_tokens`: no token is less than a byte; beyond that the model's tokenizer knows it, or it is far below by its share of what was written."""
+        limit, model = self._sampling.max_tokens, model_of(self._setup)
+        if limit is None or len(taken.text.encode()) <= limit:
+            return True
+        if not model.capabilities.tokenizer:
+            return MARGIN * taken.tokens <= limit
+        ids = await self._setup.client.tokenize(Tokenize(taken.text, tenant=DEFAULT))
+        return len(ids.token_ids) <= limit
 
     def _end(self, taken: Taken, meta: dict[str, Any]) -> None:
         """This gen has its text."""
@@ -212,14 +227,14 @@ class _Gen:
         await complete(stream, [one], self._shown if self._live else _ignore)
         tokens, ended = one.used.completion_tokens, one.finish.reason == "stop"
         if not ended and cut.stop is None and tokens == first:  # as it would have ended alone
-            taken = Taken(one.text, one.finish, tokens, 0)
+            taken = Taken(one.text, one.finish, tokens)
         else:
             ended_by = stop if ended else None
             stream.ahead = Ahead(
                 here.before, here.text, cut.text, self._sampling, ended_by=ended_by, tokens=tokens
             )
             stream.count(Usage(wasted_tokens=stream.ahead.wasted))
-            found = self._take(here)
+            found = await self._take(here)
             if found is None:
                 stream.ahead = None
                 stream.alone = True

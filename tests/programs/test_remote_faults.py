@@ -9,7 +9,7 @@ import pytest
 
 import sgl_actors as sgl
 from sgl_actors.actors.scheduler.messages import Finish
-from sgl_actors.actors.tokenizer.messages import Generate
+from sgl_actors.actors.tokenizer.messages import Generate, TokenIds, Tokenize
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.lang.backends.capabilities import NONE, PREFILL, TEXT
 from sgl_actors.lang.backends.vendor import Ask, Completion, End, Event, Text, Tokens
@@ -285,3 +285,33 @@ async def test_completions_of_one_request_are_one_call_of_the_budget() -> None:
     with pytest.raises(sgl.BudgetExceeded, match="5 completions of up to 50 tokens are more than the 120"):
         await several.run(backend=backend, budget=sgl.Budget(tokens=120))
     assert len(backend.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "code"), [(True, "4711"), (True, "471"), (False, "47 11 47 11"), (False, "47")]
+)
+async def test_a_text_of_many_short_tokens_is_no_longer_than_its_limit(tokenizer: bool, code: str) -> None:
+    """Its share of the characters says little: where the tokenizer can be asked it is, else only what is far below is taken."""
+    whole = f" a rather long description\nCode:{code}\n"
+
+    def writes(request: Generate, call: Call) -> str:
+        return whole if call.follow else "4"
+
+    backend = ApiMock(writes, continuation=TEXT, tokenizer=tokenizer)
+
+    async def digits(request: Tokenize) -> TokenIds:
+        return TokenIds([ord(letter) for letter in request.text or ""], request.text or "")
+
+    backend.client.tokenize = digits  # type: ignore[method-assign]
+
+    @sgl.function
+    async def coded(s: sgl.ProgramState) -> None:
+        s += (
+            "Is:"
+            + sgl.gen("what", stop="\n", max_tokens=None)
+            + "\nCode:"
+            + sgl.gen("code", stop="\n", max_tokens=3)
+        )
+
+    state = await coded.run(backend=backend)
+    assert state["code"] == (code if len(code) <= 3 else "4")
