@@ -167,7 +167,8 @@ class _Gen:
             return
         stream.ahead = None
         plan = upcoming(stream, self._setup, self._sampling) if plain else alone(self._sampling)
-        if not (self._may_ask_ahead(plan, capabilities) and await self._ask_ahead(here, plan)):
+        ahead = plain and self._may_ask_ahead(plan, capabilities)
+        if not (ahead and await self._ask_ahead(here, plan)):
             await self._ask(here)
 
     def _may_ask_ahead(self, plan: FollowUp, capabilities: Capabilities) -> bool:

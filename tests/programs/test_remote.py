@@ -86,6 +86,21 @@ async def test_a_number_of_tokens_is_asked_for_at_least() -> None:
     assert [request.sampling.max_tokens for request in backend.requests] == [64]
 
 
+async def test_what_only_one_gen_is_asked_for_is_not_asked_for_ahead() -> None:
+    """With a number of tokens to ask for, too, a gen has as many completions as it says, and log probabilities of its own text only."""
+
+    @sgl.function(num_api_spec_tokens=64)
+    async def several(s: sgl.ProgramState) -> None:
+        s += "A card of Ada.\nName:" + sgl.gen("name", stop="\n", max_tokens=8, n=3)
+        s += "\nJob:" + sgl.gen("job", stop="\n", max_tokens=8, logprobs=True)
+
+    backend = ApiMock(goes_on, continuation=TEXT, logprobs=True)
+    state = await several.run(backend=backend)
+    assert (state["name"], state["job"]) == ([" Ada"] * 3, " poet")
+    assert [(r.sampling.stop, r.sampling.max_tokens) for r in backend.requests] == [(("\n",), 8)] * 4
+    assert state.usage.wasted_tokens == 0
+
+
 async def test_a_miss_asks_again_from_where_the_prompt_is() -> None:
     """Template text that the model did not write costs a call, and nothing of what it wrote instead gets in."""
 
