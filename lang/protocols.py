@@ -67,6 +67,7 @@ class Call(NamedTuple):
         follow: what the text has to follow, see `lang.speculation`.
         first: most tokens of the first slot of `follow`; None for any number.
         tools: functions of which one or more are to be called, as JSON text in the OpenAI API's form; "" for none.
+        looked: how many nodes behind its own it was made for, of those that had been appended by then; -1 if that is of no account. A resumed program looks at as many.
         basis: prompt and sampling that the program itself asks for, where the request says more; a resumed program has to ask for the same.
     """
 
@@ -82,6 +83,7 @@ class Call(NamedTuple):
     follow: tuple[Part, ...] = ()
     first: int | None = None
     tools: str = ""
+    looked: int = -1
     basis: tuple[Any, SamplingOptions] | None = None
 
 

@@ -28,6 +28,7 @@ from sgl_actors.actors.programs.journal_history import (
     History,
     Place,
     Turns,
+    key_at,
     key_of,
 )
 from sgl_actors.actors.programs.journal_owner import this_process
@@ -178,6 +179,10 @@ class Entry:
         if answer is None:
             self._record(key, ASKED, _encode(ask))
         return answer
+
+    def made(self, stream: str, number: int, part: int) -> Ask | None:
+        """Request `part` for the gen at a place, if a run before this one has made it."""
+        return self._history.made(key_at(stream, number, "gen", part))
 
     async def turn(self, answer: Answer, stream: str) -> None:
         """Until all answers that came before this one, which a stream asks for, have been given out, or nobody asks for them."""

@@ -37,11 +37,13 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         prompt, options: hashes of what it asked, and how it wanted it.
         max_tokens: what was left of a budget is another number each time; it goes on with this one.
+        looked: see `Call.looked`.
     """
 
     prompt: bytes
     options: bytes
     max_tokens: int | None = None
+    looked: int = -1
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True):
@@ -92,7 +94,12 @@ class Answer:
 
 def key_of(call: Call) -> str:
     """Name of a request in the journal."""
-    return f"{call.stream}/{call.position[-1]}/{call.kind}/{call.part}"
+    return key_at(call.stream, call.position[-1], call.kind, call.part)
+
+
+def key_at(stream: str, number: int, kind: str, part: int) -> str:
+    """Name of a request for node `number` of a stream."""
+    return f"{stream}/{number}/{kind}/{part}"
 
 
 def asked(request: Generate, call: Call, *, limited: bool) -> Ask:
@@ -105,7 +112,8 @@ def asked(request: Generate, call: Call, *, limited: bool) -> Ask:
         prompt.update(media.data)
     sampling = msgspec.structs.replace(own, max_tokens=None) if limited else own
     how = (sampling, request.logprobs, request.top_logprobs, request.prompt_logprobs_start, request.salt)
-    return Ask(prompt.digest(), blake2b(_encode(how), digest_size=16).digest(), request.sampling.max_tokens)
+    options = blake2b(_encode(how), digest_size=16).digest()
+    return Ask(prompt.digest(), options, request.sampling.max_tokens, call.looked)
 
 
 class History:
@@ -167,6 +175,11 @@ class History:
             if answer.ask.options != ask.options:
                 raise ProgramChanged(f"{CHANGED}: this had other sampling arguments")
         return answer
+
+    def made(self, key: str) -> Ask | None:
+        """A request that was made, answered or not; None if it was not."""
+        answer = self._answers.get(key)
+        return None if answer is None else answer.ask
 
     def value(self, key: str) -> Answer | None:
         """A value from outside; None if it was never recorded."""

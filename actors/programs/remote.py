@@ -7,7 +7,7 @@ prompt keeps to it (`lang.speculation`). One that only writes whole turns is `wh
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,7 @@ from sgl_actors.actors.programs.interpreter import (
     define_as,
     nth,
 )
-from sgl_actors.actors.programs.lookahead import alone, upcoming
+from sgl_actors.actors.programs.lookahead import AHEAD_PART, FORM_PART, alone, upcoming, was_asked
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
 from sgl_actors.actors.tokenizer.messages import SamplingOptions, Tokenize
@@ -38,9 +38,6 @@ from sgl_actors.lang.results import Usage
 from sgl_actors.lang.sampling import derive_seed, resolve
 from sgl_actors.lang.speculation import Ahead, FollowUp, Taken
 from sgl_actors.lang.stops import Cutter, left_over, sent
-
-AHEAD_PART: Final = 1 << 16
-"""`Call.part` of a request for several gens: the parts below are the gen's own completions."""
 
 MARGIN: Final = 2
 """How many times more tokens a text may have than its share of the characters says."""
@@ -59,9 +56,8 @@ async def generate(
     model = model_of(setup)
     capabilities = model.capabilities
     sampling = resolve(node.sampling, setup.sampling, _seed(stream, setup), node.constraint)
-    if (
-        stream.number in stream.filled
-    ):  # of a form for what stands before it, also where gens by themselves go on
+    # of a form for what stands before it, or in a run before this one: also where gens by themselves go on
+    if stream.number in stream.filled or was_asked(stream, setup, FORM_PART):
         await whole_turn.generate(stream, node, setup, sampling, timeout, emit, live=live)
         return
     native = bool(node.tools) and capabilities.tools and not _is_begun(stream.prompt)
@@ -172,11 +168,13 @@ class _Gen:
             await self._ask(here)
 
     def _may_ask_ahead(self, plan: FollowUp, capabilities: Capabilities) -> bool:
-        """Whether more than this gen's text can be asked for, and this gen's own is sure to be had of it.
+        """Whether more than this gen's text can be asked for, and this gen's own is sure to be had of it. A resumed run does what the first one did.
 
         Not after it was not, once; not with a constraint, which ends where the model likes; not with `min_tokens`, before which a stop is none; not beyond what the program's budget has left; and not if somebody reads a text of limited length
         whose tokens nobody counts on the way: what is beyond the limit would have been handed out already.
         """
+        if was_asked(self._stream, self._setup, AHEAD_PART):
+            return True
         sampling, limited = self._sampling, self._sampling.max_tokens is not None
         if len(plan.parts) == 1 and (self._setup.speculation <= 0 or sampling.constraint is not None):
             return False
@@ -185,6 +183,8 @@ class _Gen:
             or sampling.min_tokens
             or (self._live and limited and not capabilities.counting)
         ):
+            return False
+        if was_asked(self._stream, self._setup, 0):
             return False
         left = self._setup.books.left
         return left is None or not limited or (plan.max_tokens is not None and plan.max_tokens <= left)

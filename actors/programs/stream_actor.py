@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sgl_actors.actors.microkernel import Actor, Address, Context, Down, Message, Request
 from sgl_actors.actors.programs import interpreter, remote, remote_select, selection
 from sgl_actors.actors.programs.audience import Audience, Listener, common
-from sgl_actors.actors.programs.lookahead import is_open
+from sgl_actors.actors.programs.lookahead import is_open, looked_at
 from sgl_actors.actors.programs.messages import (
     Append,
     Appended,
@@ -60,6 +60,8 @@ from sgl_actors.lang.results import Failure, Outcome, each, unknown
 HOLD, DURABLE_HOLD = 0.02, 0.5
 """Seconds without news after which a stream on an API model takes what it has for all that one call can be for. Of a durable program longer: what a call is for is part of
 its record."""
+AGAIN: Final = 60.0
+"""Seconds without news that a resumed program's body may need until it has appended what it had by then the first time."""
 
 
 class Mark(NamedTuple):
@@ -330,6 +332,9 @@ class StreamActor(Actor):
         somebody reads the gen.
         """
         setup, stream = self._setup, self._stream
+        if (known := looked_at(stream, setup)) is not None:
+            await self._await_known(known)
+            return
         while not (self._waiters or self._marks):
             more = setup.speculation and is_open(stream)
             if not more and (setup.live or isinstance(node, Select) or self._audience.follows(node.name)):
@@ -338,6 +343,16 @@ class StreamActor(Actor):
             self._news.clear()
             try:
                 async with asyncio.timeout(hold):
+                    await self._news.wait()
+            except TimeoutError:
+                return
+
+    async def _await_known(self, known: int) -> None:
+        """Wait for as many nodes as there were when a run before this one asked: the body appends them again, or is not what it was."""
+        while len(self._stream.later()) < known and not any(mark.finish for mark in self._marks):
+            self._news.clear()
+            try:
+                async with asyncio.timeout(AGAIN):
                     await self._news.wait()
             except TimeoutError:
                 return

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from sgl_actors.actors.programs.interpreter import Completion, call_of, check_room, complete, define_as, nth
+from sgl_actors.actors.programs.lookahead import FORM_PART, looked_at
 from sgl_actors.actors.programs.setup import Setup
 from sgl_actors.actors.programs.stream import Stream
 from sgl_actors.actors.tokenizer.messages import ChatMessage, SamplingOptions
@@ -32,8 +33,6 @@ from sgl_actors.lang.typed import InvalidValue
 
 TRIES: Final = 3
 """Of one turn, or one constrained gen."""
-FORM_PART: Final = 1 << 17
-"""`Call.part` of the first request for a form; the requests below are for gens by themselves."""
 
 
 async def generate(
@@ -94,6 +93,7 @@ class _Turn:
     def __init__(self, stream: Stream, setup: Setup, node: Gen, timeout: float) -> None:
         self._stream, self._setup, self._node, self._timeout = stream, setup, node, timeout
         self._messages = messages_of(stream.prompt)
+        self._looked = 0
         if not stream.prompt.open:
             raise Unsupported(
                 f"{self._title} writes assistant's turns only; write s += sgl.assistant(…) around the gen, or use a model that goes on with text"
@@ -120,12 +120,14 @@ class _Turn:
         parts: list[str | Blank] = [own]
         if self._setup.speculation == 0:
             return parts
-        for number, node in self._stream.later():
+        known = looked_at(self._stream, self._setup)
+        steps = self._stream.later()
+        for number, node in steps if known is None else steps[: max(0, known)]:
             match node:
                 case ConstantText(text):
                     parts.append(text)
                 case SetVariable() | ScopeBegin() | ScopeEnd():
-                    continue
+                    pass
                 case Gen(count=1, tools="") if not (node.logprobs or node.top_logprobs):
                     following = resolve(node.sampling, self._setup.sampling, 0, node.constraint)
                     if not alike(sampling, following):
@@ -135,6 +137,7 @@ class _Turn:
                     parts.append(Blank(number, node.name or "", sampling, node.choices))
                 case _:
                     break
+            self._looked += 1
         return parts
 
     def is_plain(self, parts: list[str | Blank], constraint: Constraint | None) -> bool:
@@ -236,6 +239,7 @@ class _Turn:
         call = call_of(self._stream, node, part)._replace(
             live=live,
             tools=node.tools if self._capabilities.tools else "",
+            looked=self._looked,
             basis=(self._messages, own),
             completions=node.count if part < FORM_PART else 1,
         )

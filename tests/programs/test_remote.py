@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import sgl_actors as sgl
+from sgl_actors.actors.programs import stream_actor
 from sgl_actors.actors.tokenizer.messages import Generate
 from sgl_actors.errors import NoContinuation, NotReady
 from sgl_actors.lang.backends.capabilities import NONE, PREFILL, TEXT, Capabilities
@@ -510,3 +512,44 @@ async def test_a_durable_program_goes_on_without_paying_twice(tmp_path: Path) ->
     assert [request.text for request in backend.requests[asked:]] == [
         "A card of Ada.\nName: Ada\nJob: poet\nTown:"
     ]
+
+
+@pytest.mark.parametrize("able", [{"continuation": TEXT}, {"schema": True}, {}])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_resumed_run_asks_for_as_much_at_once_as_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: dict[str, Any], at_once: bool
+) -> None:
+    """Whatever its body takes its time for: what was one call is one, and what were two are two."""
+    monkeypatch.setattr(stream_actor, "DURABLE_HOLD", 0.01)
+    resumed = False
+
+    def writes(request: Generate, _call: Call) -> str:
+        if request.text is not None:
+            return goes_on(request, _call)
+        if request.sampling.constraint is not None:
+            fields = msgspec.json.decode(request.sampling.constraint.source)["properties"]
+            return msgspec.json.encode({name: FACTS[name.title()] for name in fields}).decode()
+        assert request.messages is not None
+        return "Name:Ada\nJob:poet" if "Job:" in request.messages[-1].content else "Name:Ada"
+
+    @sgl.function
+    async def pausing(s: sgl.ProgramState) -> list[str]:
+        turns = "continuation" not in able
+        s += sgl.user("A card of Ada.") + sgl.assistant_begin() if turns else "A card of Ada.\n"
+        s += "Name:" + sgl.gen("name", stop="\n", max_tokens=8)
+        if resumed == at_once:
+            await asyncio.sleep(0.1)
+        s += "\nJob:" + sgl.gen("job", stop="\n", max_tokens=8)
+        facts = [await s["name"], await s["job"]]
+        if not resumed:
+            raise ValueError("the end of the first run")
+        return facts
+
+    backend = ApiMock(writes, **able)
+    options: dict[str, Any] = {"durable": tmp_path / "journal.db", "id": "card", "seed": 1}
+    with pytest.raises(sgl.SglActorsError, match="the end of the first run"):
+        await pausing.run(backend=backend, **options)
+    calls, resumed = len(backend.requests), True
+    state = await pausing.run(backend=backend, **options)
+    assert [fact.strip() for fact in state.value] == ["Ada", "poet"]
+    assert (len(backend.requests), calls) == (calls, 1 if at_once else 2)
