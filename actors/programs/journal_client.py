@@ -1,4 +1,7 @@
-"""A node as a durable program asks it: what was answered before is answered from the journal, what was answered in part goes on from there."""
+"""A node as a durable program asks it: what was answered before is answered from the journal, what was answered in part goes on from there.
+
+An API model cannot go on from a part of its answer, which has no tokens: its answers are recorded when they are complete, and asked for anew until then.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from sgl_actors.actors.scheduler.messages import Decoding
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.errors import (
     ActorDown,
+    BrokenAnswer,
     DeadlineExceeded,
     InvalidRequest,
     NodeGone,
@@ -67,9 +71,9 @@ class JournalClient:
                     yield chunk
             return
         if answer is not None:
+            assert answer.ask is not None
             for chunk in answer.chunks:
                 yield chunk
-            assert answer.ask is not None
             sampling = msgspec.structs.replace(request.sampling, max_tokens=answer.ask.max_tokens)
             request = msgspec.structs.replace(request, sampling=sampling)
         chunks = _Live(self._client, entry, key, request, timeout=timeout, trace=trace, call=call)
@@ -140,18 +144,20 @@ class _Live:
         self._request, self._trace, self._call = request, trace, call
         self._deadline = asyncio.get_running_loop().time() + timeout
         self._known = Known()
+        self._told = None if client.api is None else Told()
 
     async def run(self, answer: Answer | None) -> AsyncIterator[Chunk]:
         for chunk in [] if answer is None else answer.chunks:
             self._known.add(chunk)
         pauses = Pauses()
         while True:
-            before = self._known.copy()
+            before = self._known.copy() if self._told is None else self._told.begin()
             try:
                 async with aclosing(cast("Any", self._ask())) as chunks:
                     async for chunk in chunks:
-                        pauses.begin()
                         fitted = before.fit(chunk)
+                        if self._told is None or fitted.text:
+                            pauses.begin()
                         self._known.add(fitted)
                         await self._keep(fitted)
                         yield fitted
@@ -159,7 +165,8 @@ class _Live:
                             return
                 raise ProtocolError(f"{self._request.id}: the answer ended without a finish reason")
             except SglActorsError as error:
-                if await pauses.another(error):
+                fits = self._told is None or self._told.fits
+                if fits and await pauses.another(error):
                     continue
                 if not isinstance(error, ActorDown | NotReady | DeadlineExceeded):
                     await self._entry.fail(self._key, error, lasting=lasts(error))
@@ -174,12 +181,45 @@ class _Live:
 
     async def _keep(self, chunk: Chunk) -> None:
         kept = msgspec.structs.replace(chunk, prompt_ids=[]) if chunk.prompt_ids else chunk
+        if self._told is not None:
+            if chunk.finish is not None and chunk.finish.reason != "abort":
+                await self._entry.complete(self._key, msgspec.structs.replace(kept, text=self._told.text))
+            return
         if chunk.finish is None:
             self._entry.part(self._key, kept)
         elif chunk.finish.reason != "abort":
             await self._entry.complete(self._key, kept)
         elif chunk.token_ids:  # it was cancelled: asked again, it goes on
             self._entry.part(self._key, msgspec.structs.replace(kept, finish=None))
+
+
+class Told:
+    """What has come of an answer without tokens, which comes from its beginning when its request is made anew.
+
+    Attributes:
+        text: it, as it was handed out.
+        fits: the new answer begins with it so far.
+    """
+
+    def __init__(self) -> None:
+        self.text = self._again = ""
+        self.fits = True
+
+    def begin(self) -> Told:
+        """The answer comes, maybe anew."""
+        self._again = ""
+        return self
+
+    def fit(self, chunk: Chunk) -> Chunk:
+        """A chunk without what was handed out already; `BrokenAnswer` if the answer is another one."""
+        self._again += chunk.text
+        known = self._again[: len(self.text)]
+        self.fits = known == self.text or (chunk.finish is None and self.text.startswith(known))
+        if not self.fits:
+            raise BrokenAnswer("the text was asked for again, and is not the one that was handed out already")
+        new = self._again[len(self.text) :]
+        self.text += new
+        return msgspec.structs.replace(chunk, text=new) if new != chunk.text else chunk
 
 
 class Pauses:

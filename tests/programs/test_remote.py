@@ -15,9 +15,11 @@ from sgl_actors.actors.programs import stream_actor
 from sgl_actors.actors.tokenizer.messages import Generate
 from sgl_actors.errors import NoContinuation, NotReady
 from sgl_actors.lang.backends.capabilities import NONE, PREFILL, TEXT, Capabilities
+from sgl_actors.lang.backends.vendor import Text
 from sgl_actors.lang.errors import SpeculationMiss, Unsupported
 from sgl_actors.lang.ir import Media
 from sgl_actors.lang.protocols import ApiModel, Call
+from tests.api.fake_vendor import Fake, FakeVendor, end
 from tests.programs.api_mock import ApiMock
 
 FACTS = {"Name": "Ada", "Job": "poet", "Age": "36"}
@@ -553,3 +555,45 @@ async def test_a_resumed_run_asks_for_as_much_at_once_as_the_first(
     state = await pausing.run(backend=backend, **options)
     assert [fact.strip() for fact in state.value] == ["Ada", "poet"]
     assert (len(backend.requests), calls) == (calls, 1 if at_once else 2)
+
+
+async def test_text_of_a_durable_program_stands_once(tmp_path: Path) -> None:
+    """A model that goes away while it writes is asked anew, from the beginning: what was read already is read once, and kept once."""
+    answers = [[Text("The c"), NotReady("away")], [Text("The"), Text(" cat sits"), end("The cat sits")]]
+    backend = Fake(FakeVendor(answers), retries=0)
+    options: dict[str, Any] = {"durable": tmp_path / "journal.db", "id": "cat", "seed": 1}
+    resumed = False
+
+    @sgl.function
+    async def reads(s: sgl.ProgramState) -> list[str]:
+        s += "Write:" + sgl.gen("text", max_tokens=8)
+        pieces = [piece async for piece in s.text_iter("text")]
+        if not resumed:
+            raise ValueError("".join(pieces))
+        return pieces
+
+    with pytest.raises(sgl.SglActorsError, match="ValueError: The cat sits;"):
+        await reads.run(backend=backend, **options)
+    resumed = True
+    state = await reads.run(backend=backend, **options)
+    assert ("".join(state.value), state["text"]) == ("The cat sits", "The cat sits")
+    await backend.close()
+
+
+async def test_text_of_a_durable_program_that_was_read_stands(tmp_path: Path) -> None:
+    """If the new answer is another one, the gen fails, and it is not asked a third time; a resumed run asks anew."""
+    answers = [[Text("The c"), NotReady("away")], [Text("The dog"), end("The dog")], end("The dog")]
+    vendor = FakeVendor(answers)
+    backend = Fake(vendor, retries=0)
+
+    @sgl.function
+    async def reads(s: sgl.ProgramState) -> list[str]:
+        s += "Write:" + sgl.gen("text", max_tokens=8)
+        return [piece async for piece in s.text_iter("text")]
+
+    options: dict[str, Any] = {"durable": tmp_path / "journal.db", "id": "cat", "seed": 1}
+    with pytest.raises(sgl.SglActorsError, match="not the one that was handed out"):
+        await reads.run(backend=backend, **options)
+    assert len(vendor.asked) == 2
+    assert (await reads.run(backend=backend, **options))["text"] == "The dog"
+    await backend.close()
