@@ -40,7 +40,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
         ConfigError: names the one that cannot be.
     """
     try:
-        return checked_options(msgspec.convert(dict(given), Options))
+        return checked_options(msgspec.convert(dict(given), Options, strict=False))
     except msgspec.ValidationError as error:
         raise ConfigError(f"options of an API's actor: {error}{_choices(given)}", param="options") from None
 

@@ -87,3 +87,10 @@ def test_a_key_that_is_not_there(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as raised:
         find_key(made, {"BAD": "sk secret"})
     assert "secret" not in str(raised.value)
+
+
+def test_numbers_may_come_as_text() -> None:
+    """As `sgl-actors swap --option concurrency=4` has them."""
+    given = {"provider": "openai", "model": "m", "concurrency": "4", "tokens_per_minute": "1e6"}
+    options = read_options(given)
+    assert (options.concurrency, options.tokens_per_minute) == (4, 1e6)
