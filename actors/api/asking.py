@@ -23,6 +23,8 @@ CHARACTERS: Final = 4
 """Per token, for estimates."""
 UNLIMITED: Final = 512
 """Tokens that a request without a limit is taken for before it is answered."""
+MOST_TEXT: Final = 1 << 24
+"""Characters of one answer that comes in pieces, more than which no model writes."""
 
 
 class Hopeless(Exception):
@@ -113,6 +115,11 @@ class _Reading:
                 self.used = event.used or self.used
                 self._check(event.text)
                 self._text += event.text
+                if len(self._text) > MOST_TEXT:
+                    title = self._vendor.title
+                    raise Hopeless(
+                        BrokenAnswer(f"{title}: the answer does not end, after {MOST_TEXT} characters")
+                    )
                 if not self._outlet.write(event.text):
                     raise Hopeless(self._outlet.failure or self._changed())
                 if self._is_through(event.text):

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from sgl_actors.actors.api import asking
 from sgl_actors.actors.api.actor import ApiActor
 from sgl_actors.actors.api.messages import (
     Answered,
@@ -243,6 +244,15 @@ async def test_the_asker_s_deadline_ends_all(house: House) -> None:
         await house.ask(timeout=0.02)
     assert texts(await house.ask()) == ["Paris"]
     assert vendor.timeouts[0] <= 0.02
+
+
+async def test_an_answer_that_does_not_end_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fill the memory of all who share the model; it is not asked for again."""
+    monkeypatch.setattr(asking, "MOST_TEXT", 10)
+    vendor = await house.host(FakeVendor([[Text("a" * 10), Text("b"), Text("c")], end("x")]))
+    with pytest.raises(BrokenAnswer, match="does not end"):
+        await house.ask(live=True)
+    assert (len(vendor.asked), vendor.left) == (1, 1)
 
 
 async def test_who_leaves_gives_back_the_place(house: House) -> None:
