@@ -7,7 +7,7 @@ prompt keeps to it (`lang.speculation`). One that only writes whole turns is `wh
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
