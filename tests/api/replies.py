@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -87,24 +88,24 @@ class Written:
         return TOKEN.findall(self.text)
 
 
-class Protocol:
+class Protocol(ABC):
     """How one API says all that. `reply` is asked about by `Written`s, one per completion."""
 
+    @abstractmethod
     def read(self, asked: Asked) -> Asked:
         """What is asked for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self, asked: Asked, written: list[Written]) -> dict[str, Any]:
         """The answer in one piece."""
-        raise NotImplementedError
 
+    @abstractmethod
     def events(self, asked: Asked, written: list[Written]) -> Iterator[bytes]:
         """The answer's events, the end marker included."""
-        raise NotImplementedError
 
+    @abstractmethod
     def error(self, fault: Fault) -> dict[str, Any]:
         """An error's body."""
-        raise NotImplementedError
 
     def event(self, data: dict[str, Any]) -> bytes:
         """A server-sent event."""

@@ -17,6 +17,7 @@ from sgl_actors.actors.scheduler.messages import Finish
 from sgl_actors.actors.tokenizer.messages import Chunk, Generate, TokenIds, Tokenize
 from sgl_actors.actors.worker.messages import TokenLogprob
 from sgl_actors.lang.backends.capabilities import Capabilities
+from sgl_actors.lang.errors import Unsupported
 from sgl_actors.lang.ir import IMAGE
 from sgl_actors.lang.protocols import ApiModel, Call, Client
 from sgl_actors.lang.stops import find_stop
@@ -83,7 +84,7 @@ class ApiMockClient:
 
     async def pin(self, token_ids: Sequence[int], **_: Any) -> Pinned:
         """See `Client.pin`."""
-        raise NotImplementedError
+        raise Unsupported("the mock of an API pins nothing")
 
 
 class ApiMock(Backend):
